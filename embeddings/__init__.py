@@ -1,0 +1,1 @@
+"""Recordings to numbers: audio, vocal windows, speaker embeddings. Knows no artist and no database."""

@@ -1,0 +1,183 @@
+"""Where an encoder's files are, whether they are what they should be, and what lies beside the weights.
+
+Reads no YAML and imports no torch: a model directory is code (HyperPyYAML runs what it names), so everything here
+happens before any of it is allowed to run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embeddings.errors import ModelDamaged, ModelUnavailable, ModelUntrusted
+
+HOUSE = "house"
+HOUSE_DIR = Path(__file__).parent / "models" / "house"
+
+#: Hub models that are known by name: repository -> commit. A branch name would let the weights change under a registry.
+HUB_REVISIONS = {"speechbrain/spkrec-ecapa-voxceleb": "0f99f2d0ebe89ac095bcc5903c4dd8f72b367286"}
+
+CHECKSUMS = "SHA256SUMS"
+COHORT = "cohort.npz"
+CALIBRATION = "calibration.json"
+GOLDEN = "golden.json"
+#: What lies beside a model without being part of it: another cohort or threshold does not make another encoder.
+SIDE_FILES = frozenset({"README.md", CHECKSUMS, COHORT, CALIBRATION, GOLDEN})
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Voices of strangers that scores are normalised against (AS-norm).
+
+    Attributes
+    ----------
+    vectors : (n, dim) float32
+        Unit rows.
+    person : (n,) int64
+        Which stranger each row belongs to; opaque.
+    cohort_id : str
+        sha256 of the file.
+    """
+
+    vectors: np.ndarray
+    person: np.ndarray
+    cohort_id: str
+
+
+def find_model(source: str | Path, *, trusted: Collection[str] = ()) -> Path:
+    """Directory of the model that `source` names, checked and allowed to run.
+
+    Parameters
+    ----------
+    source : str or Path
+        ``"house"`` (the built-in encoder), a directory, or a hub id, optionally ``ID@COMMIT`` with 40 hexadecimal digits.
+    trusted : collection of str
+        Digests (`model_digest`) of directories other than the built-in one that may run.
+
+    Raises
+    ------
+    ModelDamaged
+        A file of the built-in encoder differs from its committed sha256.
+    ModelUnavailable
+        No such directory, or the hub cannot be reached.
+    ModelUntrusted
+        Not the built-in encoder, and its digest is not in `trusted`; the message holds the digest.
+    """
+    if source == HOUSE:
+        check_sums(HOUSE_DIR)
+        return HOUSE_DIR
+    directory = locate_model(source)
+    if not (directory / "hyperparams.yaml").is_file():
+        raise ModelUnavailable(
+            f"{directory}: no hyperparams.yaml in it; a SpeechBrain model directory is needed (one made for "
+            "EncoderClassifier.from_hparams)"
+        )
+    digest = model_digest(directory)
+    if digest not in trusted:
+        raise ModelUntrusted(
+            f"{source}: a model directory is code and runs when it is loaded. If you know where this one comes from, "
+            f"allow it once with --trust-model. Its digest is {digest}"
+        )
+    return directory
+
+
+def locate_model(source: str | Path) -> Path:
+    """Directory of a model other than the built-in one, fetched from the hub if need be; nothing in it is run."""
+    return Path(source) if Path(source).is_dir() else _fetch(str(source))
+
+
+def check_sums(directory: Path) -> None:
+    """Compare every file of `directory` with its SHA256SUMS; raises `ModelDamaged` naming the first that differs."""
+    listed = {}
+    for line in (directory / CHECKSUMS).read_text(encoding="ascii").splitlines():
+        digest, _, name = line.partition("  ")
+        listed[name] = digest
+    present = {path.name for path in directory.iterdir() if path.is_file() and path.name != CHECKSUMS}
+    if extra := sorted(present - set(listed)):
+        raise ModelDamaged(f"{directory / extra[0]}: not in {CHECKSUMS}; reinstall likeness")
+    for name, digest in listed.items():
+        path = directory / name
+        if not path.is_file():
+            raise ModelDamaged(f"{path}: missing; reinstall likeness")
+        if (found := _sha256(path)) != digest:
+            raise ModelDamaged(f"{path}: sha256 is {found[:12]}..., published was {digest[:12]}...; reinstall likeness")
+
+
+def write_sums(directory: Path) -> None:
+    """Write SHA256SUMS over every other file of `directory` (sha256sum's own format)."""
+    names = sorted(path.name for path in directory.iterdir() if path.is_file() and path.name != CHECKSUMS)
+    lines = [f"{_sha256(directory / name)}  {name}\n" for name in names]
+    (directory / CHECKSUMS).write_text("".join(lines), encoding="ascii")
+
+
+def model_files(directory: Path) -> dict[str, str]:
+    """sha256 of every file that makes the vectors what they are, by name relative to `directory`; no side files."""
+    return {
+        path.relative_to(directory).as_posix(): _sha256(path)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.relative_to(directory).as_posix() not in SIDE_FILES and ".cache" not in path.parts
+    }
+
+
+def model_digest(directory: Path) -> str:
+    """One sha256 over `model_files`: what `--trust-model` records."""
+    return canonical_sha256(model_files(directory))
+
+
+def canonical_sha256(value: Any) -> str:
+    """sha256 of `value` as JSON with sorted keys and no spaces."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def load_cohort(directory: Path) -> Cohort | None:
+    """Load the cohort beside a model, or None where there is none."""
+    path = directory / COHORT
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as data:
+        return Cohort(
+            vectors=np.ascontiguousarray(data["vectors"], dtype=np.float32),
+            person=data["person"].astype(np.int64),
+            cohort_id=_sha256(path),
+        )
+
+
+def load_calibration(directory: Path) -> dict[str, Any] | None:
+    """Load the threshold and score calibration beside a model, or None where there is none."""
+    path = directory / CALIBRATION
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _fetch(source: str) -> Path:
+    repository, _, revision = source.partition("@")
+    revision = revision or HUB_REVISIONS.get(repository, "")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise ModelUnavailable(f"{source}: neither a directory nor a hub id such as speechbrain/spkrec-ecapa-voxceleb")
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise ModelUnavailable(
+            f"{source}: name the commit, {repository}@COMMIT with 40 digits, so that it cannot change"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        # The hub's cache links files to blobs by digest; SpeechBrain is given the directory and makes no links of its own.
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=["*.yaml", "*.ckpt", "*.txt"]))
+    except Exception as error:  # any of requests', httpx' and the hub's own errors, which differ between versions
+        raise ModelUnavailable(
+            f"{repository}@{revision}: not on this machine, and the hub could not be reached "
+            f"({type(error).__name__}). Where there is a network, run\n"
+            f"  hf download {repository} --revision {revision} --local-dir DIR\n"
+            "copy DIR here and name it instead: --encoder DIR"
+        ) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

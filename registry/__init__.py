@@ -1,0 +1,1 @@
+"""Likeness: a registry of enrolled voices, and the decisions made with it."""

@@ -1,0 +1,267 @@
+"""Many tracks in one run: decoders in processes, one encoder process, and this process, which alone writes.
+
+Every track ends with exactly one outcome in the store, in one transaction: a verdict, or why there is none. What was
+under way when a run stops has no outcome, and is begun again when the run goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embeddings.audio import SUFFIXES
+from embeddings.errors import InvalidAudio
+from embeddings.extract import Voiceprint
+from embeddings.vocals import Windows
+from embeddings.workers import DecoderProcess, EncoderProcess, End, WorkerDied
+from registry import scans
+from registry.errors import ManifestError, RunMismatch
+from registry.match import Matcher
+from registry.records import BatchItem, Run, Scan
+from registry.store import Store
+
+#: Windows given to the encoder at once, and how many such batches it may have: one to work on, one to go on with.
+BATCH_WINDOWS = 32
+BATCHES_AHEAD = 2
+#: Windows that may wait for the encoder before decoders are asked for no more: bounds the memory, whatever is decoded.
+WAITING_WINDOWS = 4 * BATCH_WINDOWS
+
+MANIFEST_SUFFIXES = (".csv", ".jsonl", ".ndjson")
+_COLUMNS = ("path", "title", "isrc", "uploader")
+
+
+def list_items(inputs: Sequence[Path]) -> list[BatchItem]:
+    """What a batch is to examine.
+
+    Parameters
+    ----------
+    inputs : sequence of Path
+        Audio files; folders, searched to any depth for files that look like audio; manifests (CSV with a header, or
+        JSON lines) with a column `path` and, where known, `title`, `isrc`, `uploader`. Other columns are kept and
+        come out again. A relative path in a manifest is taken from the manifest's folder.
+
+    Raises
+    ------
+    ManifestError
+        A manifest cannot be read; the message names file and line.
+    """
+    items: list[BatchItem] = []
+    for path in inputs:
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
+            items += [BatchItem(str(p)) for p in found]
+        elif path.suffix.lower() in MANIFEST_SUFFIXES:
+            items += _read_manifest(path)
+        else:
+            items.append(BatchItem(str(path)))
+    return items
+
+
+def _read_manifest(path: Path) -> Iterator[BatchItem]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            is_csv = path.suffix.lower() == ".csv"
+            rows = csv.DictReader(file) if is_csv else (json.loads(line) for line in file if line.strip())
+            for number, row in enumerate(rows, start=2 if is_csv else 1):
+                if not isinstance(row, dict) or not row.get("path"):
+                    raise ManifestError(f"{path}: row {number} has no `path`; a manifest needs that column")
+                known = {name: str(row[name]) for name in _COLUMNS[1:] if row.get(name)}
+                extra = {str(name): value for name, value in row.items() if name not in _COLUMNS}
+                yield BatchItem(path=str(path.parent / str(row["path"])), **known, extra=extra)
+    except (OSError, ValueError, csv.Error) as error:
+        raise ManifestError(f"{path}: cannot be read as a manifest ({error}); CSV or JSON lines are needed") from error
+
+
+def open_run(
+    store: Store, matcher: Matcher, inputs: Sequence[Path], *, new_run: bool = False, repin: bool = False
+) -> Run:
+    """The run to go on with, or a new one.
+
+    The same inputs and threshold name the same run: one that was stopped is gone on with. It is pinned to the state of
+    the registry it began with; where that has changed since, its tracks would not have been matched alike, so the
+    caller chooses: a new run (`new_run`), or the rest under the present state (`repin`).
+
+    Raises
+    ------
+    RunMismatch
+        The registry changed since the run was stopped and neither choice was made.
+    """
+    pins = {
+        "store_revision": matcher.store_revision,
+        "encoder_id": matcher.encoder_id,
+        "cohort_id": matcher.cohort_id,
+        "threshold": matcher.threshold,
+        "threshold_source": matcher.threshold_source,
+        "version": version("likeness"),
+    }
+    asked = [sorted(str(path.resolve()) for path in inputs), matcher.threshold]
+    inputs_key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    run = scans.open_run(store, inputs_key)
+    if run is not None and new_run:
+        scans.drop_run(store, run.run_id)
+        run = None
+    if run is None:
+        return scans.start_run(store, {"inputs_key": inputs_key, **pins}, list_items(inputs))
+    if changed := [key for key in ("store_revision", "encoder_id", "cohort_id") if getattr(run, key) != pins[key]]:
+        if not repin:
+            raise RunMismatch(
+                f"run {run.run_id}: the registry has changed since it was stopped ({', '.join(changed)}). Choose: "
+                "--repin examines the rest with the registry as it is now, --new-run forgets this run and begins again"
+            )
+        scans.pin_run(store, run.run_id, pins)
+        return scans.get_run(store, run.run_id)
+    return run
+
+
+def outcome_line(item: dict[str, Any], scan: Scan | None) -> dict[str, Any]:
+    """One track's outcome as plain JSON types: the manifest's columns, then the outcome, then the scan."""
+    line = {name: item[name] for name in ("position", *_COLUMNS, "extra")}
+    line |= {"outcome": item["outcome"], "kind": item["kind"], "reason": item["reason"]}
+    return line | {"scan": None if scan is None else scan.as_dict()}
+
+
+@dataclass
+class _Track:
+    """A track under way."""
+
+    item: dict[str, Any]
+    decoder: DecoderProcess
+    chunks: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    n_waiting: int = 0
+    end: End | None = None
+
+
+class Pipeline:
+    """Examines the open tracks of a run.
+
+    Parameters
+    ----------
+    store, matcher
+        The registry, and the state of it that the run is pinned to.
+    encoder : EncoderProcess
+        The one encoder.
+    n_workers : int
+        Decoder processes.
+    """
+
+    def __init__(self, store: Store, matcher: Matcher, encoder: EncoderProcess, n_workers: int) -> None:
+        self._store, self._matcher, self._encoder = store, matcher, encoder
+        self._n_workers = n_workers
+        self._idle: list[DecoderProcess] = []
+        self._busy: dict[Any, _Track] = {}  # by the decoder's connection
+        self._paused: list[_Track] = []  # decoded a chunk, not asked for the next
+        self._ready: deque[tuple[_Track, Windows]] = deque()  # for the encoder
+        self._embedding: deque[list[tuple[_Track, Windows]]] = deque()  # with the encoder, oldest first
+
+    def run(self, run: Run, on_outcome: Callable[[dict[str, Any], Scan | None], None]) -> None:
+        """Examine every open track of `run`; `on_outcome` gets each one's row and scan once it is in the store."""
+        self._on_outcome = on_outcome
+        todo = deque(scans.run_tracks(self._store, run.run_id, done=False))
+        try:
+            self._idle = [self._new_decoder() for _ in range(min(self._n_workers, len(todo)))]
+            while todo or self._busy or self._paused or self._ready or self._embedding:
+                while todo and self._idle:
+                    self._begin(todo.popleft())
+                self._feed_encoder()
+                self._ask_for_more()
+                for connection in wait([*self._busy, *([self._encoder.connection] if self._embedding else [])]):
+                    if connection is self._encoder.connection:
+                        self._take_vectors()
+                    else:
+                        self._take_windows(self._busy.pop(connection))
+        finally:
+            for decoder in [*self._idle, *(track.decoder for track in [*self._busy.values(), *self._paused])]:
+                decoder.close()
+        scans.finish_run(self._store, run.run_id)
+
+    def _new_decoder(self) -> DecoderProcess:
+        return DecoderProcess(self._encoder.rate_hz, self._encoder.window_s, self._encoder.hop_s)
+
+    def _begin(self, item: dict[str, Any]) -> None:
+        track = _Track(item, self._idle.pop())
+        try:
+            track.decoder.start(Path(item["path"]))
+            self._busy[track.decoder.connection] = track
+        except WorkerDied as error:
+            self._bury(track, error)
+
+    def _ask_for_more(self) -> None:
+        while self._paused and sum(len(windows.start_s) for _, windows in self._ready) < WAITING_WINDOWS:
+            track = self._paused.pop(0)
+            try:
+                track.decoder.ask()
+                self._busy[track.decoder.connection] = track
+            except WorkerDied as error:
+                self._bury(track, error)
+
+    def _take_windows(self, track: _Track) -> None:
+        try:
+            received = track.decoder.receive()
+        except InvalidAudio as error:
+            self._idle.append(track.decoder)
+            self._fail(track, error.kind, error.reason)
+        except WorkerDied as error:
+            self._bury(track, error)
+        else:
+            if isinstance(received, End):
+                track.end = received
+                self._idle.append(track.decoder)
+                self._finish_if_complete(track)
+            else:
+                track.n_waiting += 1
+                self._ready.append((track, received))
+                self._paused.append(track)
+
+    def _feed_encoder(self) -> None:
+        while self._ready and len(self._embedding) < BATCHES_AHEAD:
+            batch = [self._ready.popleft()]
+            n_samples, n_windows = batch[0][1].samples.shape[1], len(batch[0][1].samples)
+            while self._ready and self._ready[0][1].samples.shape[1] == n_samples and n_windows < BATCH_WINDOWS:
+                batch.append(self._ready.popleft())
+                n_windows += len(batch[-1][1].samples)
+            self._encoder.start(np.concatenate([windows.samples for _, windows in batch]))
+            self._embedding.append(batch)
+
+    def _take_vectors(self) -> None:
+        vectors = self._encoder.receive()
+        start = 0
+        for track, windows in self._embedding.popleft():
+            n, n_samples = windows.samples.shape
+            end_s = windows.start_s + n_samples / self._encoder.rate_hz
+            track.chunks.append((vectors[start : start + n], windows.start_s, end_s, windows.presence))
+            track.n_waiting -= 1
+            start += n
+            self._finish_if_complete(track)
+
+    def _finish_if_complete(self, track: _Track) -> None:
+        if track.end is None or track.n_waiting or track.item["outcome"]:
+            return
+        nothing = (np.empty((0, self._encoder.dim), np.float32), np.empty(0), np.empty(0), np.empty(0, np.float32))
+        vectors, start_s, end_s, presence = map(np.concatenate, zip(nothing, *track.chunks, strict=True))
+        voiceprint = Voiceprint(vectors, start_s, end_s, presence, **vars(track.end))
+        item = track.item
+        scan = self._matcher.scan(item["path"], voiceprint, run_id=item["run_id"])
+        scans.finish_track(self._store, item["run_id"], item["position"], scan=scan)
+        item.update(outcome=scan.verdict, reason=scan.reason, kind=None)
+        self._on_outcome(item, scan)
+
+    def _bury(self, track: _Track, error: WorkerDied) -> None:
+        track.decoder.close()
+        self._idle.append(self._new_decoder())
+        self._fail(track, "crashed", str(error))
+
+    def _fail(self, track: _Track, kind: str, reason: str) -> None:
+        item = track.item
+        scans.fail_track(self._store, item["run_id"], item["position"], kind=kind, reason=reason)
+        item.update(outcome="failed", reason=reason, kind=kind)
+        self._on_outcome(item, None)

@@ -1,0 +1,77 @@
+"""`likeness query`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from registry.cli.common import (
+    EXIT_FLAGGED,
+    EXIT_SKIPPED,
+    format_option,
+    home_option,
+    note,
+    open_registry,
+    progress_bar,
+    threshold_option,
+    write_scans,
+)
+
+
+@click.command()
+@click.argument("tracks", nargs=-1, required=True, type=click.Path(path_type=Path))
+@home_option
+@format_option
+@threshold_option
+@click.option("--no-save", is_flag=True, help="Do not keep the result in the registry.")
+@click.option("--fail-on", type=click.Choice(["flagged"]), help="Exit with 5 if a track is flagged.")
+def query(
+    tracks: tuple[Path, ...],
+    home: Path,
+    output_format: str,
+    threshold: float | None,
+    no_save: bool,
+    fail_on: str | None,
+) -> None:
+    """Find enrolled artists whose voice TRACKS resemble, with evidence to check by ear.
+
+    The answer is flagged, clear (no enrolled voice: the normal answer) or abstained (too little voice to say). A track
+    that cannot be read is reported and skipped, and the exit code is then 3.
+
+    \b
+    Examples:
+      likeness query suspect.mp3
+      likeness query uploads/*.flac --json --fail-on flagged
+    """
+    from dataclasses import replace
+
+    from embeddings.errors import InvalidAudio
+    from embeddings.extract import embed_file
+    from registry.config import load_encoder
+    from registry.match import Matcher
+    from registry.scans import add_scan
+
+    scans, n_failed = [], 0
+    with open_registry(home) as store:
+        encoder = load_encoder(store)
+        matcher = Matcher(store, encoder, note, threshold=threshold)
+        with progress_bar("tracks") as progress:
+            task = progress.add_task("matching", total=len(tracks), rate="")
+            for path in tracks:
+                try:
+                    scan = matcher.scan(str(path), embed_file(path, encoder))
+                except InvalidAudio as error:
+                    n_failed += 1
+                    note(f"{path}: {error.reason}")
+                else:
+                    if not no_save:
+                        with store.writing():
+                            scan = replace(scan, scan_id=add_scan(store, scan))
+                    scans.append(scan)
+                progress.advance(task)
+    write_scans(scans, output_format)
+    if n_failed:
+        raise click.exceptions.Exit(EXIT_SKIPPED)
+    if fail_on and any(scan.verdict == fail_on for scan in scans):
+        raise click.exceptions.Exit(EXIT_FLAGGED)

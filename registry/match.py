@@ -1,0 +1,229 @@
+"""A track's voice against the enrolled artists: candidates, scores, evidence, verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embeddings.extract import Voiceprint
+from registry import scoring
+from registry.errors import NoThreshold
+from registry.index import VectorIndex, open_index, write_index
+from registry.records import Evidence, Gallery, Match, Scan
+from registry.store import Store, now
+from registry.verdict import MIN_VOICE_S, decide, likeness_in_words
+
+INDEX = "index.faiss"
+#: Templates that the index names for each window of a track.
+NEIGHBOURS = 64
+#: Artists whose exact scores are computed for a track; with fewer enrolled than this the index leaves nobody out.
+CANDIDATES = 200
+#: Artists that are kept with every scan, and stretches of sound that are given for each.
+KEPT_MATCHES = 5
+KEPT_EVIDENCE = 3
+
+
+class Matcher:
+    """The registry as it is now, ready to be matched against.
+
+    Parameters
+    ----------
+    store : Store
+        The registry.
+    encoder : object
+        The encoder that the tracks are embedded with: its `encoder_id`, `cohort` and `calibration` are used.
+    notify : callable
+        Takes a line for stderr (an index rebuilt, an artist left out).
+    threshold : float, optional
+        On `norm_score`, instead of the calibration's.
+
+    Raises
+    ------
+    EncoderMismatch
+        The registry was enrolled with another encoder.
+    NoThreshold
+        The encoder has no cohort, or no threshold for this cohort and none is given.
+    """
+
+    def __init__(
+        self, store: Store, encoder: Any, notify: Callable[[str], None], *, threshold: float | None = None
+    ) -> None:
+        store.check_encoder(encoder.encoder_id)
+        self._store = store
+        self.encoder_id: str = encoder.encoder_id
+        self.threshold, self.threshold_source = find_threshold(encoder, threshold)
+        self.cohort_id: str = encoder.cohort.cohort_id
+        self._cohort = scoring.prepare_cohort(encoder.cohort.vectors, encoder.cohort.person)
+        self._calibration = encoder.calibration
+        # Revision, templates and names from one moment: a batch that runs for hours is pinned to it.
+        with store.reading():
+            self.store_revision = store.revision
+            expired = store.expired_artists()
+            self._gallery = store.gallery(without=list(expired))
+            self._names = store.artist_names()
+            self._index = open_store_index(store, encoder.encoder_id, encoder.dim, notify)
+        for name in expired.values():
+            notify(f"{name}: not matched, the consent on record has expired; enroll again with --consent to renew it")
+        self._by_template = np.argsort(self._gallery.template_id)
+        self.n_artists = len(np.unique(self._gallery.artist_id))
+
+    def match(self, voiceprint: Voiceprint) -> tuple[Match, ...]:
+        """The artists most like a voice, best `norm_score` first, at most `KEPT_MATCHES`.
+
+        Parameters
+        ----------
+        voiceprint : Voiceprint
+            With at least one window, or nothing matches.
+        """
+        if len(voiceprint.vectors) == 0:
+            return ()
+        gallery = self._candidates(voiceprint.vectors)
+        if len(gallery.vectors) == 0:
+            return ()
+        starts, artist_ids = scoring.group_starts(gallery.artist_id)
+        scores = scoring.pool_scores(voiceprint.vectors, gallery.vectors, starts)
+        norm_scores = scoring.normalise(scores, voiceprint.vectors, gallery.vectors, starts, self._cohort)
+        llrs = scoring.llr_of(norm_scores, self._calibration) if self._calibration else None
+        best = np.argsort(-norm_scores, kind="stable")[:KEPT_MATCHES]
+        matches = []
+        for rank, i in enumerate(best, start=1):
+            llr = None if llrs is None else round(float(llrs[i]), 2)
+            matches.append(
+                Match(
+                    rank=rank,
+                    artist_id=int(artist_ids[i]),
+                    artist=self._names[int(artist_ids[i])],
+                    score=round(float(scores[i]), 4),
+                    norm_score=round(float(norm_scores[i]), 3),
+                    llr=llr,
+                    likeness=likeness_in_words(llr),
+                    evidence=self._evidence(voiceprint, gallery, np.flatnonzero(gallery.artist_id == artist_ids[i])),
+                )
+            )
+        return tuple(matches)
+
+    def scan(self, path: str, voiceprint: Voiceprint, *, run_id: int | None = None) -> Scan:
+        """Examine a track: match, decide, and write down on what grounds. Stores nothing."""
+        matches = self.match(voiceprint) if voiceprint.voiced_s >= MIN_VOICE_S else ()
+        verdict, reason = decide(
+            matches, threshold=self.threshold, voiced_s=voiceprint.voiced_s, n_artists=self.n_artists
+        )
+        return Scan(
+            path=path,
+            verdict=verdict,
+            reason=reason,
+            duration_s=round(voiceprint.duration_s, 3),
+            voiced_s=round(voiceprint.voiced_s, 3),
+            n_windows=len(voiceprint.vectors),
+            n_artists=self.n_artists,
+            threshold=self.threshold,
+            threshold_source=self.threshold_source,
+            encoder_id=self.encoder_id,
+            cohort_id=self.cohort_id,
+            store_revision=self.store_revision,
+            content_id=voiceprint.content_id,
+            scanned_at=now(),
+            matches=matches,
+            run_id=run_id,
+        )
+
+    def _candidates(self, vectors: np.ndarray) -> Gallery:
+        """Templates of the artists that the index names; of all, while they are few."""
+        gallery = self._gallery
+        chosen = np.unique(gallery.artist_id)
+        if self.n_artists > CANDIDATES:
+            scores, template_ids = self._index.search(vectors, NEIGHBOURS)
+            ranked = template_ids.ravel()[np.argsort(-scores.ravel(), kind="stable")]
+            position = np.searchsorted(gallery.template_id, ranked, sorter=self._by_template)
+            rows = self._by_template[np.minimum(position, len(self._by_template) - 1)]
+            rows = rows[gallery.template_id[rows] == ranked]  # the index also holds artists that are not matched
+            chosen = np.array([*dict.fromkeys(gallery.artist_id[rows].tolist())][:CANDIDATES], np.int64)
+        return gallery.select(np.isin(gallery.artist_id, chosen))
+
+    def _evidence(self, voiceprint: Voiceprint, gallery: Gallery, rows: np.ndarray) -> tuple[Evidence, ...]:
+        """The windows of a track nearest to one artist, each with the reference seconds it is nearest to."""
+        similarity = voiceprint.vectors @ gallery.vectors[rows].T
+        nearest = similarity.argmax(axis=1)
+        value = similarity[np.arange(len(nearest)), nearest]
+        chosen: list[int] = []
+        for window in np.argsort(-value, kind="stable").tolist():
+            apart = all(
+                voiceprint.start_s[window] >= voiceprint.end_s[other]
+                or voiceprint.end_s[window] <= voiceprint.start_s[other]
+                for other in chosen
+            )
+            if apart:  # overlapping windows hold the same sound
+                chosen.append(window)
+            if len(chosen) == KEPT_EVIDENCE:
+                break
+        paths = self._store.reference_paths(int(gallery.reference_id[rows[nearest[window]]]) for window in chosen)
+        return tuple(
+            Evidence(
+                track_start_s=round(float(voiceprint.start_s[window]), 2),
+                track_end_s=round(float(voiceprint.end_s[window]), 2),
+                reference=paths.get(int(gallery.reference_id[row]), "(removed)"),
+                reference_start_s=round(float(gallery.start_s[row]), 2),
+                reference_end_s=round(float(gallery.end_s[row]), 2),
+                score=round(float(value[window]), 4),
+            )
+            for window in chosen
+            for row in (rows[nearest[window]],)
+        )
+
+
+def find_threshold(encoder: Any, threshold: float | None = None) -> tuple[float, str]:
+    """The threshold on `norm_score` and where it comes from; raises `NoThreshold`."""
+    if encoder.cohort is None:
+        raise NoThreshold(
+            f"encoder {encoder.source}: has no cohort to normalise scores with, and a bare cosine says nothing; "
+            "make one with scripts/fit_builtin.py"
+        )
+    if threshold is not None:
+        return threshold, "set by the caller"
+    calibration = encoder.calibration
+    if calibration is None:
+        raise NoThreshold(
+            f"encoder {encoder.source}: has no threshold; make one with scripts/fit_builtin.py, or give --threshold"
+        )
+    for key, value in (("encoder_id", encoder.encoder_id), ("cohort_id", encoder.cohort.cohort_id)):
+        if calibration[key] != value:
+            raise NoThreshold(
+                f"encoder {encoder.source}: its threshold was found for another {key[:-3]} ({calibration[key][:12]}, "
+                f"this is {value[:12]}); run scripts/fit_builtin.py again, or give --threshold"
+            )
+    return float(calibration["threshold"]), str(calibration["threshold_source"])
+
+
+def index_path(home: Path) -> Path:
+    """Where the index file of the registry in `home` lies."""
+    return home / INDEX
+
+
+def open_store_index(store: Store, encoder_id: str, dim: int, notify: Callable[[str], None]) -> VectorIndex:
+    """The index of the store's templates, rebuilt and said so where the file is missing, stale or damaged."""
+
+    def rows() -> tuple[np.ndarray, np.ndarray]:
+        ids, vectors = store.template_vectors()
+        return ids, vectors.reshape(len(ids), dim)
+
+    return open_index(index_path(store.home), store.revision, encoder_id, rows, notify)
+
+
+def write_store_index(store: Store, notify: Callable[[str], None]) -> int:
+    """Write the index anew from the store and return how many templates it holds; a full disk is said, not raised."""
+    encoder = store.encoder()
+    if encoder is None:
+        return 0
+    with store.reading():
+        revision = store.revision
+        ids, vectors = store.template_vectors()
+    index = VectorIndex(encoder["dim"])
+    index.add(ids, vectors.reshape(len(ids), encoder["dim"]))
+    try:
+        write_index(index, index_path(store.home), revision, encoder["encoder_id"])
+    except OSError as error:
+        notify(f"{index_path(store.home)}: not written ({error.strerror or error}); the next command makes it")
+    return len(ids)

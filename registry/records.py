@@ -1,0 +1,192 @@
+"""What the registry speaks of, as frozen records. Field names are the JSON keys of the command line."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+
+Verdict = Literal["clear", "flagged", "abstained"]
+
+
+@dataclass(frozen=True)
+class Consent:
+    """Leave to keep and match an artist's voice: a reference to the release, and when it ends."""
+
+    ref: str
+    expires_at: str | None = None
+
+
+@dataclass(frozen=True)
+class ArtistSummary:
+    """An enrolled identity and how much of its voice is on record."""
+
+    artist_id: int
+    name: str
+    n_references: int
+    n_templates: int
+    voiced_s: float
+    created_at: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One enrolled recording, without its vectors."""
+
+    reference_id: int
+    artist: str
+    path: str
+    kept_path: str | None
+    content_id: str
+    duration_s: float
+    voiced_s: float
+    n_windows: int
+    consent: str
+    consent_expires_at: str | None
+    forced: bool
+    added_at: str
+
+
+@dataclass(frozen=True)
+class NewTemplate:
+    """A template about to be stored: a unit vector and the reference window nearest to it."""
+
+    vector: np.ndarray
+    reference_id: int
+    start_s: float
+    end_s: float
+    n_windows: int
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The templates of some artists, side by side.
+
+    Attributes
+    ----------
+    vectors : (n, dim) float32
+        Unit rows, grouped by artist.
+    artist_id, template_id, reference_id : (n,) int64
+        Whose each row is, and where it comes from.
+    start_s, end_s : (n,) float64
+        The seconds of the reference that each row stands for.
+    """
+
+    vectors: np.ndarray
+    artist_id: np.ndarray
+    template_id: np.ndarray
+    reference_id: np.ndarray
+    start_s: np.ndarray
+    end_s: np.ndarray
+
+    def select(self, rows: np.ndarray) -> Gallery:
+        """The gallery of some rows only: a mask or indices."""
+        return Gallery(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Two stretches of sound that a person can compare by ear, and their cosine."""
+
+    track_start_s: float
+    track_end_s: float
+    reference: str
+    reference_start_s: float
+    reference_end_s: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Match:
+    """How much a track sounds like one artist.
+
+    Attributes
+    ----------
+    score : float
+        Cosine in [-1, 1], pooled over windows.
+    norm_score : float
+        After AS-norm: standard deviations above strangers.
+    llr : float or None
+        log10 likelihood ratio, where the encoder's calibration has one.
+    likeness : str or None
+        `llr` in words.
+    """
+
+    rank: int
+    artist_id: int
+    artist: str
+    score: float
+    norm_score: float
+    llr: float | None
+    likeness: str | None
+    evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One examination of a track: what was decided, on what grounds, with what.
+
+    Attributes
+    ----------
+    verdict : {"clear", "flagged", "abstained"}
+    reason : str
+        One sentence for a person.
+    threshold : float
+        On `norm_score`; at or above it a match is flagged.
+    threshold_source : str
+        Where the threshold came from.
+    n_artists : int
+        Artists matched against.
+    matches : tuple of Match
+        Best first, at most five, also when the verdict is clear.
+    """
+
+    path: str
+    verdict: Verdict
+    reason: str
+    duration_s: float
+    voiced_s: float
+    n_windows: int
+    n_artists: int
+    threshold: float
+    threshold_source: str
+    encoder_id: str
+    cohort_id: str | None
+    store_revision: int
+    content_id: str
+    scanned_at: str
+    matches: tuple[Match, ...]
+    scan_id: int | None = None
+    run_id: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as plain JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One batch, pinned to one state of the registry."""
+
+    run_id: int
+    inputs_key: str
+    started_at: str
+    finished_at: str | None
+    store_revision: int
+    encoder_id: str
+    cohort_id: str | None
+    threshold: float
+    threshold_source: str
+    version: str
+
+
+@dataclass(frozen=True)
+class BatchItem:
+    """A track that a batch is to examine; `extra` holds the manifest's other columns as they came."""
+
+    path: str
+    title: str | None = None
+    isrc: str | None = None
+    uploader: str | None = None
+    extra: dict[str, Any] | None = None
