@@ -43,19 +43,22 @@ def scan_text(scan: Scan) -> str:
 
 
 def _match_lines(match: Match, *, above: bool) -> list[str]:
+    """One artist of a scan: whole for the best and for those above the threshold, one line for the others."""
     mark = "*" if above else " "
-    lines = [
-        f" {mark}{match.rank}. {printable(match.artist)}: {match.norm_score:.2f} standard deviations above strangers "
-        f"(cosine {match.score:.3f})"
-    ]
-    if match.llr is not None:
-        lines.append(f"     log10 likelihood ratio {match.llr:+.2f}: {match.likeness}")
-    shown = match.evidence if above or match.rank == 1 else ()
-    return lines + [
-        f"     listen: track {clock(item.track_start_s)} to {clock(item.track_end_s)}, "
-        f"{printable(item.reference)} {clock(item.reference_start_s)} to {clock(item.reference_end_s)} "
-        f"(cosine {item.score:.3f})"
-        for item in shown
+    llr = "" if match.llr is None else f", log10 likelihood ratio {match.llr:+.2f}"
+    head = f" {mark}{match.rank}. {printable(match.artist)}: norm score {match.norm_score:.2f}, cosine {match.score:.3f}{llr}"
+    if not above and match.rank > 1:
+        return [head]
+    words = [] if match.likeness is None else [f"     {match.likeness}"]
+    return [
+        head,
+        *words,
+        *(
+            f"     listen: track {clock(item.track_start_s)} to {clock(item.track_end_s)}, "
+            f"{printable(item.reference)} {clock(item.reference_start_s)} to {clock(item.reference_end_s)} "
+            f"(cosine {item.score:.3f})"
+            for item in match.evidence
+        ),
     ]
 
 

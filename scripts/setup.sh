@@ -1,5 +1,5 @@
 # Sourced by scripts/demo and scripts/test: makes .venv if absent and installs Likeness with the given extras.
-# Does nothing when pyproject.toml and constraints.txt are those of the last time.
+# Does nothing when pyproject.toml and scripts/constraints.txt are those of the last time.
 #   setup media test
 
 setup() {
@@ -15,10 +15,10 @@ setup() {
         "$python" -m venv .venv
     fi
     stamp=".venv/.likeness-$extras"
-    wanted=$(cat pyproject.toml constraints.txt | cksum)
+    wanted=$(cat pyproject.toml scripts/constraints.txt | cksum)
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         echo "Installing Likeness and what it needs (a few minutes the first time; PyTorch is the large part) ..."
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$extras]"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint scripts/constraints.txt --editable ".[$extras]"
         echo "$wanted" > "$stamp"
     fi
 }
