@@ -139,7 +139,8 @@ def enroll_recording(
         "n_windows": len(voiceprint.vectors),
     }
     if voiceprint.voiced_s < MIN_VOICE_S or len(voiceprint.vectors) == 0:
-        reason = f"{voiceprint.voiced_s:.1f} s of voice found, at least {MIN_VOICE_S:.1f} s is needed; is this the vocal stem?"
+        found = f"{voiceprint.voiced_s:.1f} s of voice found"
+        reason = f"{found}, at least {MIN_VOICE_S:.1f} s is needed; is this the vocal stem?"
         return Enrollment(str(path), "too_little_voice", reason, **measured)
     similar = _similar(matcher, voiceprint, artist)
     try:

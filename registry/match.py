@@ -64,7 +64,13 @@ class Matcher:
             expired = store.expired_artists()
             self._gallery = store.gallery(without=list(expired))
             self._names = store.artist_names()
-            self._index = open_store_index(store, encoder.encoder_id, encoder.dim, notify)
+            # Before the first enrolment there is nothing to index, and no file to miss.
+            enrolled = store.encoder_id is not None
+            self._index = (
+                open_store_index(store, encoder.encoder_id, encoder.dim, notify)
+                if enrolled
+                else VectorIndex(encoder.dim)
+            )
         for name in expired.values():
             notify(f"{name}: not matched, the consent on record has expired; enroll again with --consent to renew it")
         self._by_template = np.argsort(self._gallery.template_id)

@@ -46,7 +46,8 @@ def _match_lines(match: Match, *, above: bool) -> list[str]:
     """One artist of a scan: whole for the best and for those above the threshold, one line for the others."""
     mark = "*" if above else " "
     llr = "" if match.llr is None else f", log10 likelihood ratio {match.llr:+.2f}"
-    head = f" {mark}{match.rank}. {printable(match.artist)}: norm score {match.norm_score:.2f}, cosine {match.score:.3f}{llr}"
+    scores = f"norm score {match.norm_score:.2f}, cosine {match.score:.3f}{llr}"
+    head = f" {mark}{match.rank}. {printable(match.artist)}: {scores}"
     if not above and match.rank > 1:
         return [head]
     words = [] if match.likeness is None else [f"     {match.likeness}"]

@@ -165,8 +165,8 @@ class Store:
         if self.encoder_id is not None and self.encoder_id != encoder_id:
             record = self.encoder()
             raise EncoderMismatch(
-                f"{self.home}: enrolled with encoder {self.encoder_id[:12]} ({record and record['source']}), this one is "
-                f"{encoder_id[:12]}; vectors of different encoders cannot be compared. Use the encoder it was enrolled "
+                f"{self.home}: enrolled with encoder {self.encoder_id[:12]} ({record and record['source']}), "
+                f"this one is {encoder_id[:12]}; vectors of different encoders cannot be compared. Use the encoder it was enrolled "
                 "with, or enroll from the recordings again into another home"
             )
 
@@ -263,7 +263,8 @@ class Store:
     def holders(self, content_id: str) -> list[str]:
         """Names of the artists that this very recording is enrolled for."""
         rows = self.rows(
-            "SELECT a.name FROM artist_references r JOIN artists a USING (artist_id) WHERE r.content_id = ? ORDER BY a.name",
+            "SELECT a.name FROM artist_references r JOIN artists a USING (artist_id) WHERE r.content_id = ? "
+            "ORDER BY a.name",
             [content_id],
         )
         return [row["name"] for row in rows]
@@ -327,7 +328,8 @@ class Store:
     def reference_windows(self, artist_id: int) -> list[tuple[int, np.ndarray, np.ndarray]]:
         """(reference_id, vectors (n, dim), times (n, 2)) of each of an artist's references, oldest first."""
         rows = self.rows(
-            "SELECT reference_id, n_windows, vectors, times FROM artist_references WHERE artist_id = ? ORDER BY reference_id",
+            "SELECT reference_id, n_windows, vectors, times FROM artist_references WHERE artist_id = ? "
+            "ORDER BY reference_id",
             [artist_id],
         )
         return [
@@ -364,7 +366,8 @@ class Store:
     def gallery(self, *, without: Sequence[int] = ()) -> Gallery:
         """Every template, grouped by artist, but for the artists with these ids."""
         rows = self.rows(
-            "SELECT * FROM templates WHERE artist_id NOT IN (SELECT value FROM json_each(?)) ORDER BY artist_id, template_id",
+            "SELECT * FROM templates WHERE artist_id NOT IN (SELECT value FROM json_each(?)) "
+            "ORDER BY artist_id, template_id",
             [json.dumps(list(without))],
         )
         record = self.encoder()

@@ -92,14 +92,14 @@ def batch(
                     for item in done:
                         scan = None if item["scan_id"] is None else get_scan(store, item["scan_id"])
                         output.write(json.dumps(outcome_line(item, scan)) + "\n")
-                task = progress.add_task(f"run {run.run_id}", total=n_todo, rate="")
+                task = progress.add_task(f"run {run.run_id}", total=n_todo, note="")
 
                 def report(item: dict[str, Any], scan: Scan | None) -> None:
                     output.write(json.dumps(outcome_line(item, scan)) + "\n")
                     output.flush()
                     progress.advance(task)
                     speed = progress.tasks[0].speed
-                    progress.update(task, rate="" if speed is None else f"{speed:.1f} a second")
+                    progress.update(task, note="" if speed is None else f"{speed:.1f} a second")
 
                 Pipeline(store, matcher, encoder, workers).run(run, report)
         except KeyboardInterrupt:
@@ -127,7 +127,6 @@ def _summarise(store: Store, run: Run) -> dict[str, int]:
     outcomes = run_outcomes(store, run.run_id)
     order = ("flagged", "clear", "abstained", "failed", "open")
     counts = ", ".join(f"{outcomes[name]} {name}" for name in order if name in outcomes)
-    note(
-        f"run {run.run_id}: {counts or 'no tracks'}; threshold {run.threshold:.2f}, registry revision {run.store_revision}"
-    )
+    pinned = f"threshold {run.threshold:.2f}, registry revision {run.store_revision}"
+    note(f"run {run.run_id}: {counts or 'no tracks'}; {pinned}")
     return outcomes

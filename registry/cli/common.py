@@ -117,7 +117,7 @@ def progress_bar(unit: str) -> Iterator[Progress]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(f"{unit}, {{task.fields[rate]}}", markup=False),
+        TextColumn(f"{unit} {{task.fields[note]}}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

@@ -67,10 +67,22 @@ def enroll(
             matcher = None
             note(f"likenesses to other artists are not looked for: {error}")
         with progress_bar("recordings") as progress:
-            task = progress.add_task(f"enrolling {name}", total=len(paths), rate="")
+            task = progress.add_task(f"enrolling {name}", total=len(paths), note="")
+
+            def show_read(read_s: float) -> None:
+                progress.update(task, note=f"({read_s:.0f} s read)")
+
             for path in paths:
                 outcome = enroll_recording(
-                    store, encoder, name, path, consent, matcher=matcher, force=force, keep_audio=keep_audio
+                    store,
+                    encoder,
+                    name,
+                    path,
+                    consent,
+                    matcher=matcher,
+                    force=force,
+                    keep_audio=keep_audio,
+                    on_progress=show_read,
                 )
                 outcomes.append(outcome)
                 progress.advance(task)

@@ -57,10 +57,14 @@ def query(
         encoder = load_encoder(store)
         matcher = Matcher(store, encoder, note, threshold=threshold)
         with progress_bar("tracks") as progress:
-            task = progress.add_task("matching", total=len(tracks), rate="")
+            task = progress.add_task("matching", total=len(tracks), note="")
+
+            def show_read(read_s: float) -> None:
+                progress.update(task, note=f"({read_s:.0f} s read)")
+
             for path in tracks:
                 try:
-                    scan = matcher.scan(str(path), embed_file(path, encoder))
+                    scan = matcher.scan(str(path), embed_file(path, encoder, on_progress=show_read))
                 except InvalidAudio as error:
                     n_failed += 1
                     note(f"{path}: {error.reason}")
