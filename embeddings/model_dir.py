@@ -57,7 +57,8 @@ def find_model(source: str | Path, *, trusted: Collection[str] = ()) -> Path:
     Parameters
     ----------
     source : str or Path
-        ``"house"`` (the built-in encoder), a directory, or a hub id, optionally ``ID@COMMIT`` with 40 hexadecimal digits.
+        ``"house"`` (the built-in encoder), a directory, or a hub id, optionally ``ID@COMMIT`` with 40
+        hexadecimal digits.
     trusted : collection of str
         Digests (`model_digest`) of directories other than the built-in one that may run.
 
@@ -167,7 +168,7 @@ def _fetch(source: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        # The hub's cache links files to blobs by digest; SpeechBrain is given the directory and makes no links of its own.
+        # The hub's cache links files to blobs; SpeechBrain is given the directory and makes no links of its own.
         return Path(snapshot_download(repository, revision=revision, allow_patterns=["*.yaml", "*.ckpt", "*.txt"]))
     except Exception as error:  # any of requests', httpx' and the hub's own errors, which differ between versions
         raise ModelUnavailable(

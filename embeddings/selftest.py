@@ -1,8 +1,8 @@
 """Golden vectors: do the front end, the window selection and the model still give what they gave?
 
 A wrong resampler, a changed default or a model left in training mode shows nowhere but in the vectors, as worse scores
-that look like scores (FIELD: same voice 0.33, different 0.76). So a few seconds of made-up singing go through everything,
-from a file to vectors, and are compared with numbers that are kept beside the model.
+that look like scores. So a few seconds of made-up singing go through everything, from a file to vectors, and are
+compared with numbers that are kept beside the model.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 PyPI's torchaudio wheels for Linux are linked against CUDA. Beside a CPU build of torch their compiled extension cannot
 be loaded and the import raises OSError, which takes SpeechBrain down with it although SpeechBrain 1.1 uses only the
 pure-Python parts (met with torch 2.13.0+cpu and torchaudio 2.11.0). Where the plain import fails, and only there, this
-module puts a stand-in for the extension in place that says "no extension here", as torchaudio's own builds without one do.
+module puts a stand-in for the extension in place that says "no extension here", as torchaudio's builds without one do.
 """
 
 from __future__ import annotations

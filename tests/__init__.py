@@ -1,0 +1,1 @@
+"""A package, so that processes started by tests find `tests.fakes` by its name."""
