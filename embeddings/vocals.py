@@ -24,7 +24,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 #: Part of `encoder_id`: changes with whatever can keep, drop or move a window.
 WINDOW_SELECTION = "glide-timbre 1"
 
-# `scripts/bench_vocals.py --fold A --try NAME VALUES` compares values of any of these.
+# `scripts/bench_vocals.py --fold A --try NAME VALUES` compares values of any number here (not of the pairs).
 FRAME_S = 0.064  #: seconds of a frame: four periods of 70 Hz, and still short beside a vibrato of 6 Hz
 FRAMES_PER_S = 32  #: frame starts per second; windows begin on one
 FLOOR_DB = -60.0  #: dBFS (RMS of a frame) below which nothing is loud
@@ -37,7 +37,7 @@ GLIDE_HARMONICITY = 0.6  #: the same for comparing pitches: a doubtful one jitte
 GLIDE_SEMITONES = (0.08, 1.2)  #: per frame: less is a held note, more a new one (1 semitone of vibrato at 6 Hz: 1.2)
 HANGOVER_S = 0.4  #: seconds around harmonic frames that are voice too: consonants, breaths (0.3: 1 % of songs abstain)
 TIMBRE_FRAMES = 4  #: frames over which the spectral envelope is compared: an eighth of a second, a syllable's onset
-TIMBRE_WEIGHT = 0.05  #: evidence per neper of change of the envelope; pitch alone misses speech (38 % abstain at 0)
+TIMBRE_WEIGHT = 0.05  #: evidence per neper of change of the envelope; pitch alone misses speech (33 % abstain at 0)
 MIN_EVIDENCE = 0.2  #: evidence of a voice; from 0.24, over 5 % of the MIR-1K mixes of fold A abstain
 MIN_PRESENCE = 0.4  #: share of a window that is voice; up to 0.5 nothing but pauses is lost
 MIN_RECORDING_S = 0.5  #: seconds; a shorter recording gives no window, the encoder could not say anything
