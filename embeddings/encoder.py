@@ -122,7 +122,8 @@ class SpeechBrainEncoder:
 
     def _forward(self, samples: np.ndarray) -> np.ndarray:
         with self._torch.inference_mode():
-            output = self._model.encode_batch(self._torch.from_numpy(np.ascontiguousarray(samples)))
+            # Writable, because torch warns of memory that it could not write to.
+            output = self._model.encode_batch(self._torch.from_numpy(np.require(samples, requirements=["C", "W"])))
         vectors: np.ndarray = output.reshape(len(samples), -1).cpu().numpy()
         return vectors
 

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -97,7 +98,11 @@ def locate_model(source: str | Path) -> Path:
 def check_sums(directory: Path) -> None:
     """Compare every file of `directory` with its SHA256SUMS; raises `ModelDamaged` naming the first that differs."""
     listed = {}
-    for line in (directory / CHECKSUMS).read_text(encoding="ascii").splitlines():
+    try:
+        lines = (directory / CHECKSUMS).read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelDamaged(f"{directory / CHECKSUMS}: cannot be read ({error}); reinstall likeness") from error
+    for line in lines:
         digest, _, name = line.partition("  ")
         listed[name] = digest
     present = {path.name for path in directory.iterdir() if path.is_file() and path.name != CHECKSUMS}
@@ -120,10 +125,13 @@ def write_sums(directory: Path) -> None:
 
 def model_files(directory: Path) -> dict[str, str]:
     """sha256 of every file that makes the vectors what they are, by name relative to `directory`; no side files."""
+    names = {path.relative_to(directory).as_posix(): path for path in sorted(directory.rglob("*")) if path.is_file()}
     return {
-        path.relative_to(directory).as_posix(): _sha256(path)
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.relative_to(directory).as_posix() not in SIDE_FILES and ".cache" not in path.parts
+        name: _sha256(path)
+        for name, path in names.items()
+        # What `hf download --local-dir` notes down for itself. By the relative name: the hub's own cache lies in
+        # ~/.cache, and leaving out all that is below it would give every hub model the same digest.
+        if name not in SIDE_FILES and not name.startswith(".cache/huggingface/")
     }
 
 
@@ -138,22 +146,36 @@ def canonical_sha256(value: Any) -> str:
 
 
 def load_cohort(directory: Path) -> Cohort | None:
-    """Load the cohort beside a model, or None where there is none."""
+    """Load the cohort beside a model, or None where there is none; raises `ModelDamaged` where it is not one."""
     path = directory / COHORT
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as data:
-        return Cohort(
-            vectors=np.ascontiguousarray(data["vectors"], dtype=np.float32),
-            person=data["person"].astype(np.int64),
-            cohort_id=_sha256(path),
-        )
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            vectors = np.ascontiguousarray(data["vectors"], dtype=np.float32)
+            person = data["person"].astype(np.int64)
+        if vectors.ndim != 2 or person.shape != vectors.shape[:1]:
+            raise ValueError(f"vectors {vectors.shape}, person {person.shape}")
+        if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
+            raise ValueError("vectors are not of length 1")
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+        raise ModelDamaged(f"{path}: not a cohort ({error}); get it again, or delete it") from error
+    return Cohort(vectors=vectors, person=person, cohort_id=_sha256(path))
 
 
 def load_calibration(directory: Path) -> dict[str, Any] | None:
-    """Load the threshold and score calibration beside a model, or None where there is none."""
+    """Load the threshold and score calibration beside a model, or None; `ModelDamaged` where it is not one."""
     path = directory / CALIBRATION
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        calibration: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = sorted({"encoder_id", "cohort_id", "threshold", "threshold_source", "llr"} - set(calibration))
+        if missing:
+            raise ValueError(f"it has no {', '.join(missing)}")
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelDamaged(f"{path}: not a calibration ({error}); get it again, or delete it") from error
+    return calibration
 
 
 def _fetch(source: str) -> Path:

@@ -97,11 +97,15 @@ def run_selftest(encoder: SpeechBrainEncoder) -> SelfTest:
     path = encoder.directory / GOLDEN
     if not path.is_file():
         return SelfTest(False, None, True, "no golden vectors beside this model; only its shapes were checked")
-    golden = json.loads(path.read_text(encoding="utf-8"))
-    if golden["encoder_id"] != encoder.encoder_id:
+    try:
+        golden = json.loads(path.read_text(encoding="utf-8"))
+        golden_id, start_s = golden["encoder_id"], golden["start_s"]
+        vectors = np.frombuffer(base64.b64decode(golden["vectors"]), "<f4").reshape(len(start_s), -1)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        return SelfTest(True, None, False, f"{path}: not golden vectors ({error!r})")
+    if golden_id != encoder.encoder_id:
         return SelfTest(True, None, False, "the golden vectors are of another encoder_id: model or front end changed")
-    vectors = np.frombuffer(base64.b64decode(golden["vectors"]), "<f4").reshape(-1, encoder.dim)
-    if voiceprint.start_s.tolist() != golden["start_s"]:
+    if voiceprint.start_s.tolist() != start_s:
         return SelfTest(True, None, False, "other windows were chosen than when the golden vectors were made")
     cosine = float((vectors * voiceprint.vectors).sum(axis=1).min())
     passed = cosine >= MIN_COSINE

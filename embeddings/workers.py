@@ -11,10 +11,13 @@ import contextlib
 import json
 import multiprocessing
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -48,10 +51,13 @@ class End:
 class _Child:
     """A child process and the pipe to it."""
 
+    _ROLE: str  #: for messages
+
     def __init__(self, target: Callable[..., None], *args: Any) -> None:
         self.connection, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=target, args=(theirs, *args), daemon=True)
-        self._process.start()
+        with _interrupts_held():
+            self._process.start()
         theirs.close()  # or the end of the child would not be the end of the pipe
 
     def _send(self, header: dict[str, Any], array: np.ndarray | None = None) -> None:
@@ -70,8 +76,9 @@ class _Child:
         self._process.join(_GRACE_S)
         code = self._process.exitcode
         if code is not None and code < 0:
-            return f"the process that worked on it was ended by {signal.Signals(-code).name}"
-        return f"the process that worked on it ended with code {code}"
+            hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+            return f"the process that {self._ROLE} was ended by {signal.Signals(-code).name}{hint}"
+        return f"the process that {self._ROLE} ended with code {code}"
 
     def close(self) -> None:
         """End the child."""
@@ -89,6 +96,8 @@ class DecoderProcess(_Child):
     `start` asks for the first chunk of a recording and `ask` for each next one; `receive` waits for the answer, and
     `connection` can be waited on together with others.
     """
+
+    _ROLE = "decoded it"
 
     def __init__(self, rate_hz: int, window_s: float, hop_s: float) -> None:
         super().__init__(_decode_forever, rate_hz, window_s, hop_s)
@@ -142,14 +151,21 @@ class EncoderProcess(_Child):
         As `SpeechBrainEncoder`'s.
     """
 
+    _ROLE = "runs the encoder"
+
     def __init__(self, make_encoder: Callable[[], Encoder], source: str, trusted: list[str]) -> None:
         directory = find_model(source, trusted=trusted)
         self.source = source
         self.cohort = load_cohort(directory)
         self.calibration = load_calibration(directory)
         super().__init__(_embed_forever, make_encoder)
-        hello, _ = self._receive()
+        try:
+            hello, _ = self._receive()
+        except BaseException:  # Ctrl-C too: it takes seconds to load
+            self.close()
+            raise
         if "error" in hello:
+            self.close()
             raise ModelError(hello["error"])
         self.encoder_id: str = hello["encoder_id"]
         self.dim: int = hello["dim"]
@@ -158,7 +174,7 @@ class EncoderProcess(_Child):
         self.hop_s: float = hello["hop_s"]
 
     def start(self, samples: np.ndarray) -> None:
-        """Begin to embed (n, n_samples) float32 windows."""
+        """Begin to embed (n, n_samples) float32 windows; does not wait for those that were started before."""
         self._send({}, samples)
 
     def receive(self) -> np.ndarray:
@@ -171,7 +187,7 @@ class EncoderProcess(_Child):
 
 def _decode_forever(connection: Connection, rate_hz: int, window_s: float, hop_s: float) -> None:
     _leave_interrupts_to_the_parent()
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    with contextlib.suppress(EOFError, ConnectionError):
         while True:
             path = Path(_receive(connection)[0]["path"])
             try:
@@ -189,19 +205,44 @@ def _decode_forever(connection: Connection, rate_hz: int, window_s: float, hop_s
 
 def _embed_forever(connection: Connection, make_encoder: Callable[[], Encoder]) -> None:
     _leave_interrupts_to_the_parent()
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    with contextlib.suppress(EOFError, ConnectionError):
         try:
             encoder = make_encoder()
         except EmbeddingError as error:
             _send(connection, {"error": str(error)})
             return
         _send(connection, {key: getattr(encoder, key) for key in ("encoder_id", "dim", "rate_hz", "window_s", "hop_s")})
-        while True:
-            _, samples = _receive(connection)
+        # Read while the model works: a parent that waits in a write for us, and we in ours for it, would wait for ever.
+        waiting: SimpleQueue[np.ndarray | None] = SimpleQueue()
+        Thread(target=_read_windows, args=(connection, waiting), daemon=True).start()
+        while (samples := waiting.get()) is not None:
             try:
                 _send(connection, {}, encoder.embed_windows(samples))
             except EmbeddingError as error:
                 _send(connection, {"error": str(error)})
+
+
+def _read_windows(connection: Connection, waiting: SimpleQueue[np.ndarray | None]) -> None:
+    """Put what arrives into the queue, and None at the end; the parent bounds how much it sends ahead."""
+    try:
+        while True:
+            waiting.put(_receive(connection)[1])
+    except (EOFError, OSError):
+        waiting.put(None)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back while a child is started, and in the child until it ignores it.
+
+    Otherwise a child that is still importing when Ctrl-C comes prints a traceback. Ours is delivered afterwards.
+    """
+    resource_tracker.ensure_running()  # begun by the first start otherwise, and undoes the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_interrupts_to_the_parent() -> None:

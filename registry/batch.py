@@ -10,7 +10,7 @@ import csv
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from multiprocessing.connection import wait
@@ -27,7 +27,7 @@ from embeddings.workers import DecoderProcess, EncoderProcess, End, WorkerDied
 from registry import scans
 from registry.errors import ManifestError, RunMismatch
 from registry.match import Matcher
-from registry.records import BatchItem, Run, Scan
+from registry.records import BatchItem, Run, Scan, path_of, path_text, storable
 from registry.store import Store
 
 #: Windows given to the encoder at once, and how many such batches it may have: one to work on, one to go on with.
@@ -48,7 +48,8 @@ def list_items(inputs: Sequence[Path]) -> list[BatchItem]:
     inputs : sequence of Path
         Audio files; folders, searched to any depth for files that look like audio; manifests (CSV with a header, or
         JSON lines) with a column `path` and, where known, `title`, `isrc`, `uploader`. Other columns are kept and
-        come out again. A relative path in a manifest is taken from the manifest's folder.
+        come out again. A relative path in a manifest is taken from the manifest's folder. A file that is named twice
+        is listed once; each row of a manifest is a track of its own.
 
     Raises
     ------
@@ -56,40 +57,108 @@ def list_items(inputs: Sequence[Path]) -> list[BatchItem]:
         A manifest cannot be read; the message names file and line.
     """
     items: list[BatchItem] = []
+    seen: set[Path] = set()
     for path in inputs:
         if path.is_dir():
             found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
-            items += [BatchItem(str(p)) for p in found]
         elif path.suffix.lower() in MANIFEST_SUFFIXES:
             items += _read_manifest(path)
+            continue
         else:
-            items.append(BatchItem(str(path)))
+            found = [path]
+        items += [BatchItem(path_text(p)) for p in found if p not in seen]
+        seen.update(found)
     return items
 
 
 def _read_manifest(path: Path) -> Iterator[BatchItem]:
+    read_rows = _csv_rows if path.suffix.lower() == ".csv" else _json_rows
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            is_csv = path.suffix.lower() == ".csv"
-            rows = csv.DictReader(file) if is_csv else (json.loads(line) for line in file if line.strip())
-            for number, row in enumerate(rows, start=2 if is_csv else 1):
-                if not isinstance(row, dict) or not row.get("path"):
-                    raise ManifestError(f"{path}: row {number} has no `path`; a manifest needs that column")
-                known = {name: str(row[name]) for name in _COLUMNS[1:] if row.get(name)}
-                extra = {str(name): value for name, value in row.items() if name not in _COLUMNS}
-                yield BatchItem(path=str(path.parent / str(row["path"])), **known, extra=extra)
-    except (OSError, ValueError, csv.Error) as error:
-        raise ManifestError(f"{path}: cannot be read as a manifest ({error}); CSV or JSON lines are needed") from error
+            for number, row in read_rows(file):
+                yield _manifest_item(path.parent, number, row)
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from error
+    except _BadRow as error:
+        raise ManifestError(f"{path}: line {error.number}: {error.reason}") from error
+
+
+class _BadRow(Exception):
+    """A row of a manifest cannot be used; its line is given by `number`."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(number, reason)
+        self.number, self.reason = number, reason
+
+
+def _csv_rows(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    # Strict: a quote that is never closed would swallow every row after it without a word.
+    rows = csv.DictReader(lines, strict=True)
+    try:
+        names = rows.fieldnames or []
+        if "path" not in names:
+            raise _BadRow(1, f"no column `path` in the header ({', '.join(names)}); a manifest needs that column")
+        for row in rows:
+            if None in row:
+                raise _BadRow(
+                    rows.line_num, f"more cells than the header has ({len(names)}); quote a cell with a comma in it"
+                )
+            yield rows.line_num, row
+    except csv.Error as error:
+        raise _BadRow(rows.line_num + 1, f"not CSV ({error})") from error  # where the row begins that cannot be read
+
+
+def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise _BadRow(number, f"not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise _BadRow(number, "not a JSON object; one with a `path` is needed on each line")
+        yield number, row
+
+
+def _manifest_item(folder: Path, number: int, row: Mapping[str, Any]) -> BatchItem:
+    path = row.get("path")
+    if not isinstance(path, str) or not path:
+        raise _BadRow(number, "no `path`; a manifest needs one in every row")
+    known = {name: storable(str(row[name])) for name in _COLUMNS[1:] if row.get(name)}
+    extra = {name: value for name, value in row.items() if name not in _COLUMNS}
+    try:
+        json.dumps(extra, allow_nan=False)
+    except ValueError as error:  # Python reads NaN and 1e999, JSON has no word for them
+        raise _BadRow(number, "a number in it is not finite") from error
+    return BatchItem(path=path_text(folder / path_of(path)), **known, extra=extra)
 
 
 def open_run(
-    store: Store, matcher: Matcher, inputs: Sequence[Path], *, new_run: bool = False, repin: bool = False
+    store: Store,
+    matcher: Matcher,
+    inputs: Sequence[Path],
+    items: Sequence[BatchItem],
+    notify: Callable[[str], None],
+    *,
+    new_run: bool = False,
+    repin: bool = False,
 ) -> Run:
     """The run to go on with, or a new one.
 
-    The same inputs and threshold name the same run: one that was stopped is gone on with. It is pinned to the state of
-    the registry it began with; where that has changed since, its tracks would not have been matched alike, so the
-    caller chooses: a new run (`new_run`), or the rest under the present state (`repin`).
+    The same inputs and threshold name the same run: one that was stopped is gone on with, one that was finished is not.
+    A run keeps the list of tracks it began with. It is pinned to the state of the registry it began with; where that
+    has changed since, its tracks would not have been matched alike, so the caller chooses: a new run (`new_run`), or
+    the rest under the present state (`repin`).
+
+    Parameters
+    ----------
+    inputs, items
+        What was asked for, and what `list_items` gives for it now.
+    notify : callable
+        Takes a line for stderr (a run that begins anew, tracks that have come too late).
 
     Raises
     ------
@@ -104,14 +173,28 @@ def open_run(
         "threshold_source": matcher.threshold_source,
         "version": version("likeness"),
     }
-    asked = [sorted(str(path.resolve()) for path in inputs), matcher.threshold]
+    # Paths as they were given, and where that was: what the outcomes say must mean the same when the run goes on.
+    folder = "" if all(path.is_absolute() for path in inputs) else str(Path.cwd())
+    asked = [sorted(map(str, inputs)), folder, matcher.threshold]
     inputs_key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     run = scans.open_run(store, inputs_key)
     if run is not None and new_run:
         scans.drop_run(store, run.run_id)
         run = None
     if run is None:
-        return scans.start_run(store, {"inputs_key": inputs_key, **pins}, list_items(inputs))
+        run = scans.start_run(store, {"inputs_key": inputs_key, **pins}, items)
+        if earlier := scans.finished_run(store, inputs_key):
+            notify(
+                f"run {run.run_id}: begins anew; run {earlier.run_id} examined the same inputs and was finished "
+                f"at {earlier.finished_at}"
+            )
+        return run
+    known = scans.run_paths(store, run.run_id)
+    if new := [item.path for item in items if item.path not in known]:
+        notify(
+            f"run {run.run_id}: {len(new)} tracks have come since it began, such as {new[0]}; they are not part of it. "
+            "The same command examines them too once this run is done, or --new-run begins again with everything"
+        )
     if changed := [key for key in ("store_revision", "encoder_id", "cohort_id") if getattr(run, key) != pins[key]]:
         if not repin:
             raise RunMismatch(
@@ -188,12 +271,14 @@ class Pipeline:
         return DecoderProcess(self._encoder.rate_hz, self._encoder.window_s, self._encoder.hop_s)
 
     def _begin(self, item: dict[str, Any]) -> None:
-        track = _Track(item, self._idle.pop())
+        decoder = self._idle.pop()
         try:
-            track.decoder.start(Path(item["path"]))
-            self._busy[track.decoder.connection] = track
-        except WorkerDied as error:
-            self._bury(track, error)
+            decoder.start(path_of(item["path"]))
+        except WorkerDied:  # while it was idle, so this track has no part in it
+            decoder.close()
+            decoder = self._new_decoder()
+            decoder.start(path_of(item["path"]))
+        self._busy[decoder.connection] = _Track(item, decoder)
 
     def _ask_for_more(self) -> None:
         while self._paused and sum(len(windows.start_s) for _, windows in self._ready) < WAITING_WINDOWS:

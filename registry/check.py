@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from registry.enroll import KEPT_AUDIO
-from registry.errors import IndexUnusable
+from registry.errors import IndexUnusable, StoreDamaged
 from registry.index import load_index
 from registry.match import index_path
 from registry.store import Store
@@ -24,8 +24,11 @@ def _index_problems(store: Store) -> list[str]:
     try:
         index = load_index(index_path(store.home), store.revision, store.encoder_id)
     except IndexUnusable as error:
-        return [f"{error}; run `likeness rebuild-index`"]
-    ids, vectors = store.template_vectors()
+        return [str(error)]
+    try:
+        ids, vectors = store.template_vectors()
+    except StoreDamaged:
+        return []  # named among the database's problems
     if sorted(index.ids.tolist()) != ids.tolist() or (index.reconstruct(ids) != vectors).any():
         return ["it does not hold what the database holds; run `likeness rebuild-index`"]
     return []

@@ -12,11 +12,6 @@ ENCODER_SOURCE = "encoder_source"
 TRUSTED_MODELS = "trusted_models"
 
 
-def default_home() -> Path:
-    """The home used when neither --home nor LIKENESS_HOME says otherwise."""
-    return Path.home() / ".likeness"
-
-
 def encoder_source(store: Store) -> str:
     """The encoder that this registry uses, as `SpeechBrainEncoder` takes it."""
     return str(store.setting(ENCODER_SOURCE, "house"))
@@ -27,12 +22,18 @@ def trusted_models(store: Store) -> list[str]:
     return list(store.setting(TRUSTED_MODELS, []))
 
 
+def source_name(source: str) -> str:
+    """`source` as it is recorded: a directory by its absolute path."""
+    from embeddings.model_dir import HOUSE
+
+    return str(Path(source).resolve()) if source != HOUSE and Path(source).is_dir() else source
+
+
 def choose_encoder(store: Store, source: str, *, trust: bool) -> None:
     """Make `source` the registry's encoder; with `trust`, record the digest of its directory as allowed to run."""
     from embeddings.model_dir import HOUSE, find_model, locate_model, model_digest
 
-    if Path(source).is_dir():
-        source = str(Path(source).resolve())
+    source = source_name(source)
     trusted = trusted_models(store)
     if trust and source != HOUSE:
         trusted = sorted({*trusted, model_digest(locate_model(source))})

@@ -6,6 +6,7 @@ import os
 import shutil
 import unicodedata
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from glob import glob
@@ -20,9 +21,9 @@ from embeddings.extract import Encoder, Voiceprint, embed_file
 from registry.condense import condense_windows
 from registry.errors import AlreadyEnrolled, ConsentMissing, RegistryError
 from registry.match import Matcher
-from registry.records import Consent, NewTemplate
+from registry.records import Consent, NewTemplate, path_text, storable
 from registry.store import Store
-from registry.verdict import MIN_VOICE_S
+from registry.verdict import MIN_VOICE_S, lack_of_voice
 
 KEPT_AUDIO = "audio"
 MAX_NAME_CHARACTERS = 200
@@ -35,7 +36,7 @@ class Enrollment:
     Attributes
     ----------
     outcome : {"enrolled", "already_enrolled", "refused", "too_little_voice", "invalid"}
-        Only the first changed the registry; the second is no fault.
+        Only the first changed what is matched; the second is no fault, and records the consent.
     reason : str
         For a person.
     similar_artist, similar_norm_score : str and float, or None
@@ -87,16 +88,17 @@ def check_consent(ref: str | None, expires: str | None) -> Consent:
             "a voiceprint is biometric data and needs the artist's consent: name the release it rests on, "
             "--consent REF (a contract number, a form's file name)"
         )
+    ref = storable(ref.strip())
     if expires is None:
-        return Consent(ref.strip())
+        return Consent(ref)
     try:
         end = datetime.fromisoformat(expires)
-    except ValueError as error:
+        end = (end if end.tzinfo else end.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise ConsentMissing(f"--consent-expires {expires}: not a date such as 2027-12-31") from error
-    end = end if end.tzinfo else end.replace(tzinfo=UTC)
     if end <= datetime.now(UTC):
         raise ConsentMissing(f"--consent-expires {expires}: that has passed; nothing is enrolled")
-    return Consent(ref.strip(), end.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    return Consent(ref, end.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
 def enroll_recording(
@@ -132,29 +134,33 @@ def enroll_recording(
     try:
         voiceprint = embed_file(path, encoder, on_progress=on_progress)
     except InvalidAudio as error:
-        return Enrollment(str(path), "invalid", error.reason)
+        return Enrollment(path_text(path), "invalid", error.reason)
     measured: dict[str, Any] = {
         "duration_s": round(voiceprint.duration_s, 3),
         "voiced_s": round(voiceprint.voiced_s, 3),
         "n_windows": len(voiceprint.vectors),
     }
     if voiceprint.voiced_s < MIN_VOICE_S or len(voiceprint.vectors) == 0:
-        found = f"{voiceprint.voiced_s:.1f} s of voice found"
-        reason = f"{found}, at least {MIN_VOICE_S:.1f} s is needed; is this the vocal stem?"
-        return Enrollment(str(path), "too_little_voice", reason, **measured)
+        reason = f"{lack_of_voice(voiceprint.voiced_s)}; is this the vocal stem?"
+        return Enrollment(path_text(path), "too_little_voice", reason, **measured)
     similar = _similar(matcher, voiceprint, artist)
     try:
         _refuse_known(store, artist, voiceprint.content_id, force)  # before a copy is made
-        # The copy comes first: a crash between the two leaves a file too many, which `check` names, not one too few.
-        kept = _keep(store, path, voiceprint.content_id) if keep_audio else None
-        with store.writing():
-            forced = _refuse_known(store, artist, voiceprint.content_id, force)
-            reference_id = _write(store, encoder, artist, path, consent, voiceprint, forced, kept)
+        with ExitStack() as on_failure:
+            # The copy comes first: a crash between the two leaves a file too many, which `check` names, not too few.
+            kept = _keep(store, path, voiceprint.content_id, on_failure) if keep_audio else None
+            with store.writing():
+                forced = _refuse_known(store, artist, voiceprint.content_id, force)
+                reference_id = _write(store, encoder, artist, path, consent, voiceprint, forced, kept)
+            on_failure.pop_all()
     except AlreadyEnrolled as error:
-        own = artist in store.holders(voiceprint.content_id)
-        return Enrollment(str(path), "already_enrolled" if own else "refused", str(error), **measured)
+        if artist not in store.holders(voiceprint.content_id):
+            return Enrollment(path_text(path), "refused", str(error), **measured)
+        with store.writing():  # so that the same recording can renew a consent that has expired
+            store.add_consent(store.artist(artist).artist_id, consent)
+        return Enrollment(path_text(path), "already_enrolled", str(error), **measured)
     reason = f"{voiceprint.voiced_s:.1f} s of voice in {len(voiceprint.vectors)} windows"
-    return Enrollment(str(path), "enrolled", reason, reference_id=reference_id, **measured, **similar)
+    return Enrollment(path_text(path), "enrolled", reason, reference_id=reference_id, **measured, **similar)
 
 
 def condense_artist(store: Store, artist_id: int) -> None:
@@ -203,7 +209,7 @@ def _write(
     reference_id = store.add_reference(
         artist_id,
         store.add_consent(artist_id, consent),
-        path=str(path.resolve()),
+        path=path_text(path.resolve()),
         kept_path=None if kept is None else str(kept.relative_to(store.home)),
         content_id=voiceprint.content_id,
         duration_s=voiceprint.duration_s,
@@ -216,18 +222,26 @@ def _write(
     return reference_id
 
 
-def _keep(store: Store, path: Path, content_id: str) -> Path:
-    """Copy a recording into the home under its content id, private to its owner."""
+def _keep(store: Store, path: Path, content_id: str, on_failure: ExitStack) -> Path:
+    """Copy a recording into the home under its content id, private to its owner; `on_failure` deletes the copy."""
     folder = store.home / KEPT_AUDIO
     folder.mkdir(mode=0o700, exist_ok=True)
-    kept = folder / f"{content_id}{path.suffix.lower()}"
+    kept = folder / storable(f"{content_id}{path.suffix.lower()}")
     if not kept.exists():
         partial = kept.with_name(kept.name + ".part")
-        with path.open("rb") as source, open(partial, "wb", opener=_private) as target:
-            shutil.copyfileobj(source, target)
-            target.flush()
-            os.fsync(target.fileno())
-        partial.replace(kept)
+        on_failure.callback(partial.unlink, missing_ok=True)
+        try:
+            with path.open("rb") as source, open(partial, "wb", opener=_private) as target:
+                shutil.copyfileobj(source, target)
+                target.flush()
+                os.fsync(target.fileno())
+            on_failure.callback(kept.unlink, missing_ok=True)
+            partial.replace(kept)
+        except OSError as error:
+            raise RegistryError(
+                f"{path}: could not be copied into {folder} ({error.strerror}); it is not enrolled. Free some space, "
+                "or go without --keep-audio"
+            ) from error
     return kept
 
 

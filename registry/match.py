@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,8 @@ class Matcher:
         self.threshold, self.threshold_source = find_threshold(encoder, threshold)
         self.cohort_id: str = encoder.cohort.cohort_id
         self._cohort = scoring.prepare_cohort(encoder.cohort.vectors, encoder.cohort.person)
-        self._calibration = encoder.calibration
+        # Where the caller gives the threshold, the calibration may still be of other scores than these.
+        self._calibration = None if _calibration_misfit(encoder) else encoder.calibration
         # Revision, templates and names from one moment: a batch that runs for hours is pinned to it.
         with store.reading():
             self.store_revision = store.revision
@@ -188,19 +191,27 @@ def find_threshold(encoder: Any, threshold: float | None = None) -> tuple[float,
             "make one with scripts/fit_builtin.py"
         )
     if threshold is not None:
+        if not math.isfinite(threshold):
+            raise NoThreshold(f"threshold {threshold}: a finite number is needed, no score is at or above this one")
         return threshold, "set by the caller"
-    calibration = encoder.calibration
-    if calibration is None:
+    if encoder.calibration is None:
         raise NoThreshold(
             f"encoder {encoder.source}: has no threshold; make one with scripts/fit_builtin.py, or give --threshold"
         )
+    if misfit := _calibration_misfit(encoder):
+        raise NoThreshold(
+            f"encoder {encoder.source}: its threshold was found for another {misfit}; "
+            "run scripts/fit_builtin.py again, or give --threshold"
+        )
+    return float(encoder.calibration["threshold"]), str(encoder.calibration["threshold_source"])
+
+
+def _calibration_misfit(encoder: Any) -> str | None:
+    """What an encoder's calibration was made for instead of it, if so; None also where it has no calibration."""
     for key, value in (("encoder_id", encoder.encoder_id), ("cohort_id", encoder.cohort.cohort_id)):
-        if calibration[key] != value:
-            raise NoThreshold(
-                f"encoder {encoder.source}: its threshold was found for another {key[:-3]} ({calibration[key][:12]}, "
-                f"this is {value[:12]}); run scripts/fit_builtin.py again, or give --threshold"
-            )
-    return float(calibration["threshold"]), str(calibration["threshold_source"])
+        if encoder.calibration is not None and encoder.calibration[key] != value:
+            return f"{key[:-3]} ({encoder.calibration[key][:12]}, this is {value[:12]})"
+    return None
 
 
 def index_path(home: Path) -> Path:
@@ -231,5 +242,8 @@ def write_store_index(store: Store, notify: Callable[[str], None]) -> int:
     try:
         write_index(index, index_path(store.home), revision, encoder["encoder_id"])
     except OSError as error:
+        # The old one may hold voiceprints of an artist who was removed.
+        with suppress(OSError):
+            index_path(store.home).unlink(missing_ok=True)
         notify(f"{index_path(store.home)}: not written ({error.strerror or error}); the next command makes it")
     return len(ids)

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
 Verdict = Literal["clear", "flagged", "abstained"]
+
+
+def storable(text: str) -> str:
+    """`text` with half characters (lone surrogates) as escapes: neither SQLite nor UTF-8 can hold them."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def path_text(path: Path) -> str:
+    """A path as text: itself, or a file URI (``file:///in/caf%E9.wav``) where its bytes are not UTF-8."""
+    text = str(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        try:
+            return path.absolute().as_uri()
+        except UnicodeEncodeError:  # no bytes give these characters, so no file has this name
+            return storable(text)
+    return text
+
+
+def path_of(text: str) -> Path:
+    """The path that `path_text` made a text of."""
+    # No path is taken for a URI by mistake: `Path` has made one slash of two.
+    return Path(os.fsdecode(unquote_to_bytes(text[7:]))) if text.startswith("file:///") else Path(text)
 
 
 @dataclass(frozen=True)
@@ -159,6 +186,20 @@ class Scan:
     matches: tuple[Match, ...]
     scan_id: int | None = None
     run_id: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as plain JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A track that could not be examined: no verdict, and why."""
+
+    path: str
+    kind: str
+    reason: str
+    verdict: None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The record as plain JSON types."""

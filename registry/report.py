@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from registry.records import Match, Scan
+from registry.records import Match, Scan, Unusable
 
 
 def printable(text: str) -> str:
@@ -24,8 +24,10 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
 
 
-def scan_text(scan: Scan) -> str:
+def scan_text(scan: Scan | Unusable) -> str:
     """A scan with its evidence, as text for a person who will listen."""
+    if isinstance(scan, Unusable):
+        return f"FAILED  {printable(scan.path)}\n  {printable(scan.reason)}"
     lines = [
         f"{scan.verdict.upper()}  {printable(scan.path)}",
         f"  {printable(scan.reason)}",
@@ -35,7 +37,7 @@ def scan_text(scan: Scan) -> str:
         lines += _match_lines(match, above=match.norm_score >= scan.threshold)
     lines.append(
         f"  encoder {scan.encoder_id[:12]}, cohort {(scan.cohort_id or 'none')[:12]}, threshold {scan.threshold:.2f}: "
-        f"{scan.threshold_source}"
+        f"{printable(scan.threshold_source)}"
     )
     if scan.verdict == "flagged":
         lines.append("  A flag is a lead: listen to the stretches above before anything is done about this track.")

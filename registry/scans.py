@@ -56,7 +56,8 @@ def find_scans(store: Store, *, track: str | None = None, run_id: int | None = N
     condition, parameters = "1", list[Any]()
     if track is not None:
         # A prefix by comparison: LIKE would take a path's % and _ for wildcards.
-        condition, parameters = "(s.path = ? OR substr(t.content_id, 1, length(?)) = ?)", [track, track, track]
+        condition = "? != '' AND (s.path = ? OR substr(t.content_id, 1, length(?)) = ?)"
+        parameters = [track] * 4
     if run_id is not None:
         condition, parameters = f"{condition} AND s.run_id = ?", [*parameters, run_id]
     rows = store.rows(f"{_SCANS} WHERE {condition} ORDER BY s.scan_id", parameters)
@@ -101,6 +102,14 @@ def open_run(store: Store, inputs_key: str) -> Run | None:
     return Run(**rows[0]) if rows else None
 
 
+def finished_run(store: Store, inputs_key: str) -> Run | None:
+    """The latest finished run that was started with the same inputs, if there is one."""
+    rows = store.rows(
+        "SELECT * FROM runs WHERE inputs_key = ? AND finished_at IS NOT NULL ORDER BY run_id DESC LIMIT 1", [inputs_key]
+    )
+    return Run(**rows[0]) if rows else None
+
+
 def get_run(store: Store, run_id: int) -> Run:
     """One run by its id."""
     rows = store.rows("SELECT * FROM runs WHERE run_id = ?", [run_id])
@@ -136,6 +145,11 @@ def finish_run(store: Store, run_id: int) -> None:
     """Mark a run as done."""
     with store.writing():
         store.db.table("runs").update(run_id, {"finished_at": now()})
+
+
+def run_paths(store: Store, run_id: int) -> set[str]:
+    """Paths of everything that a run is to examine."""
+    return {row["path"] for row in store.rows("SELECT path FROM run_tracks WHERE run_id = ?", [run_id])}
 
 
 def run_tracks(store: Store, run_id: int, *, done: bool) -> list[dict[str, Any]]:

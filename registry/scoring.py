@@ -18,7 +18,7 @@ SECTION_WINDOWS = 30
 
 #: Persons of the cohort, the most similar ones, that a score is centred on. `scripts/fit_builtin.py` prints what
 #: other numbers give on fold A.
-COHORT_TOP = 75
+COHORT_TOP = 150
 
 #: A cohort person this much above the cohort's mean (in its standard deviations) for an artist may be the artist, or a
 #: twin; left out for that artist.

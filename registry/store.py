@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,29 +66,39 @@ class Store:
         self.home = home
         self.path = home / DATABASE
         if create:
-            home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Made here so that it is private from its first byte; SQLite gives -wal and -shm the same mode.
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+            _make_private(home, self.path)
         elif not self.path.is_file():
             raise RegistryError(f"{home}: no registry here; `likeness enroll` or `likeness init` makes one")
         try:
-            self.db = Database(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_MS / 1000))
-            for pragma in ("foreign_keys = ON", "secure_delete = ON", "journal_mode = WAL", "synchronous = FULL"):
-                self.db.execute(f"PRAGMA {pragma}").fetchone()
-            self._migrate()
+            with _alone_in(home), ExitStack() as on_failure:
+                connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_MS / 1000)
+                on_failure.callback(connection.close)
+                self.db = Database(connection)
+                for pragma in ("foreign_keys = ON", "secure_delete = ON"):
+                    self.db.execute(f"PRAGMA {pragma}")
+                self._migrate(create)
+                for pragma in ("journal_mode = WAL", "synchronous = FULL"):
+                    self.db.execute(f"PRAGMA {pragma}").fetchone()
+                on_failure.pop_all()
         except sqlite3.DatabaseError as error:
             raise _translate(error, self.path) from error
 
-    def _migrate(self) -> None:
-        if "_sqlite_migrations" in self.db.table_names():
-            applied = {migration.name for migration in migrations.applied(self.db)}
-            if newer := sorted(applied - MIGRATION_NAMES):
-                raise StoreTooNew(
-                    f"{self.path}: written by a newer Likeness (it has {newer[-1]}); upgrade with "
-                    "`pip install --upgrade likeness`"
-                )
+    def _migrate(self, create: bool) -> None:
+        tables = self.db.table_names()
+        applied = {migration.name for migration in migrations.applied(self.db)}
+        if not applied and (tables or not create):
+            raise StoreDamaged(
+                f"{self.path}: holds no registry; restore your last backup, or move this file away to begin anew "
+                "(`likeness check` cannot mend it)"
+            )
+        if newer := sorted(applied - MIGRATION_NAMES):
+            raise StoreTooNew(
+                f"{self.path}: written by a newer Likeness (it has {newer[-1]}); upgrade with "
+                "`pip install --upgrade likeness`"
+            )
         if migrations.pending(self.db):
-            migrations.apply(self.db)
+            with self.writing():
+                migrations.apply(self.db)
 
     def close(self) -> None:
         """Close the database; what was committed is on disk."""
@@ -166,8 +177,8 @@ class Store:
             record = self.encoder()
             raise EncoderMismatch(
                 f"{self.home}: enrolled with encoder {self.encoder_id[:12]} ({record and record['source']}), "
-                f"this one is {encoder_id[:12]}; vectors of different encoders cannot be compared. Use the encoder it was enrolled "
-                "with, or enroll from the recordings again into another home"
+                f"this one is {encoder_id[:12]}; vectors of different encoders cannot be compared. Use the encoder it "
+                "was enrolled with, or enroll from the recordings again into another home"
             )
 
     def bind_encoder(self, encoder: Any) -> None:
@@ -233,7 +244,9 @@ class Store:
         with self.writing():
             artist = self.artist(name)
             kept = self.rows(
-                "SELECT kept_path FROM artist_references WHERE artist_id = ? AND kept_path IS NOT NULL",
+                # A recording that was forced on two artists has one copy.
+                "SELECT kept_path FROM artist_references GROUP BY kept_path "
+                "HAVING kept_path IS NOT NULL AND MIN(artist_id = ?)",
                 [artist.artist_id],
             )
             self.db.execute("DELETE FROM artists WHERE artist_id = ?", [artist.artist_id])
@@ -328,12 +341,16 @@ class Store:
     def reference_windows(self, artist_id: int) -> list[tuple[int, np.ndarray, np.ndarray]]:
         """(reference_id, vectors (n, dim), times (n, 2)) of each of an artist's references, oldest first."""
         rows = self.rows(
-            "SELECT reference_id, n_windows, vectors, times FROM artist_references WHERE artist_id = ? "
-            "ORDER BY reference_id",
+            "SELECT reference_id, n_windows, vectors, times, dim FROM artist_references "
+            "JOIN encoders USING (encoder_id) WHERE artist_id = ? ORDER BY reference_id",
             [artist_id],
         )
         return [
-            (row["reference_id"], _array(row["vectors"], row["n_windows"]), _array(row["times"], row["n_windows"]))
+            (
+                row["reference_id"],
+                _array(row["vectors"], row["n_windows"], row["dim"]),
+                _array(row["times"], row["n_windows"], 2),
+            )
             for row in rows
         ]
 
@@ -454,13 +471,40 @@ _REFERENCES = """
     FROM artist_references r JOIN artists a USING (artist_id) JOIN consents c USING (consent_id)"""
 
 
+def _make_private(home: Path, path: Path) -> None:
+    """Make the registry's folder and an empty database, private from the first byte, where there are none."""
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # SQLite gives -wal and -shm the same mode. Never opened when present: closing a second descriptor of a
+        # database drops the locks that this process holds on it (https://sqlite.org/howtocorrupt.html, 2.2).
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise RegistryError(f"{home}: cannot be made a registry ({error.strerror}); choose another --home") from error
+
+
+@contextmanager
+def _alone_in(home: Path) -> Iterator[None]:
+    """Let others who open the same registry wait: SQLite refuses at once who meets the change to WAL mode."""
+    descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # not every file system has locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _blob(array: np.ndarray) -> bytes:
     return np.ascontiguousarray(array, "<f4").tobytes()
 
 
-def _array(blob: bytes, n_rows: int, n_columns: int = -1) -> np.ndarray:
-    if n_rows == 0:
-        return np.empty((0, max(n_columns, 0)), np.float32)
+def _array(blob: bytes, n_rows: int, n_columns: int) -> np.ndarray:
+    if len(blob) != 4 * n_rows * n_columns:
+        raise StoreDamaged(
+            f"vectors of the registry take {len(blob)} bytes, {n_rows} of {n_columns} numbers would take "
+            f"{4 * n_rows * n_columns}; run `likeness check`"
+        )
     return np.frombuffer(blob, "<f4").reshape(n_rows, n_columns).astype(np.float32)
 
 

@@ -36,6 +36,12 @@ def likeness_in_words(llr: float | None) -> str | None:
     return f"no more probable if the track carries {proposition[0]} than if it carries {proposition[1]}"
 
 
+def lack_of_voice(voiced_s: float) -> str:
+    """Say how much voice was found and how much is needed."""
+    found_s = math.floor(voiced_s * 10) / 10  # not rounded: 1.47 would read as the 1.5 that is needed
+    return f"{found_s:.1f} s of voice found, at least {MIN_VOICE_S:.1f} s is needed"
+
+
 def decide(matches: Sequence[Match], *, threshold: float, voiced_s: float, n_artists: int) -> tuple[Verdict, str]:
     """Decide about a track.
 
@@ -57,13 +63,13 @@ def decide(matches: Sequence[Match], *, threshold: float, voiced_s: float, n_art
         One sentence for a person. A flag is a lead for a person, never an automatic takedown.
     """
     if voiced_s < MIN_VOICE_S:
-        return "abstained", f"{voiced_s:.1f} s of voice found, at least {MIN_VOICE_S:.1f} s is needed"
+        return "abstained", lack_of_voice(voiced_s)
     if not matches:
-        return "clear", "nobody is enrolled"
-    best = matches[0]
-    said = f"{best.artist} scores {best.norm_score:.2f}"
-    if best.norm_score >= threshold:
-        more = sum(match.norm_score >= threshold for match in matches) - 1
-        also = f", and {more} more above it" if more else ""
-        return "flagged", f"{said}, threshold {threshold:.2f}{also}"
-    return "clear", f"best of {n_artists}: {said}, threshold {threshold:.2f}"
+        return "clear", "there is no artist to match with"
+    norm_score = matches[0].norm_score
+    # Without the artist's name: this sentence is stored, and must say the same after a renaming and nothing of who was
+    # removed. The matches beside it have the names.
+    best = f"the best of {n_artists} artists has norm score {norm_score:.3f}"
+    if norm_score >= threshold:
+        return "flagged", f"{best}, the threshold is {threshold:.3f}"
+    return "clear", f"{best}, below the threshold {threshold:.3f}"

@@ -124,9 +124,7 @@ class Recordings:
     def __init__(self) -> None:
         self._voiceprints: dict[Path, Voiceprint] = {}
 
-    def add(
-        self, name: str, vectors: np.ndarray, *, content: str | None = None, voiced_s: float | None = None
-    ) -> Path:
+    def add(self, name: str, vectors: np.ndarray, *, content: str | None = None, voiced_s: float | None = None) -> Path:
         path = Path("/music") / name
         self._voiceprints[path] = make_voiceprint(vectors, content or name, voiced_s=voiced_s)
         return path

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from registry.cli.common import EXIT_INTERRUPTED
+
 #: Commands in the order in which a new user meets them: name -> (module, what it does).
 COMMANDS = {
     "init": ("init", "Make a registry, with another encoder than the built-in one if you like."),
@@ -54,14 +56,20 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, about) for name, (_, about) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; a refusal becomes one line and its exit code, anything else keeps its traceback."""
-        from embeddings.errors import EmbeddingError
-        from registry.errors import RegistryError
-        from registry.report import printable
-
+        """Run a command; a refusal or Ctrl-C becomes one line and its exit code, all else keeps its traceback."""
         try:
             return super().invoke(ctx)
-        except (EmbeddingError, RegistryError) as error:
+        except KeyboardInterrupt:
+            click.echo("stopped by Ctrl-C", err=True)
+            raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
+        except Exception as error:
+            from embeddings.errors import EmbeddingError
+            from registry.errors import RegistryError
+
+            if not isinstance(error, EmbeddingError | RegistryError):
+                raise
+            from registry.report import printable
+
             text = "\n".join(printable(line) for line in str(error).splitlines())
             raise Refusal(text, getattr(error, "exit_code", 1)) from error
 

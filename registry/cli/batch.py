@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,6 @@ import click
 
 from registry.cli.common import (
     EXIT_FLAGGED,
-    EXIT_INTERRUPTED,
     EXIT_SKIPPED,
     home_option,
     note,
@@ -22,6 +23,8 @@ from registry.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from embeddings.workers import EncoderProcess
+    from registry.match import Matcher
     from registry.records import Run, Scan
     from registry.store import Store
 
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--output",
     "output_path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write the outcomes to this file instead of stdout; when a run goes on, those it has are written first.",
 )
 @click.option(
@@ -60,8 +63,8 @@ def batch(
 
     One JSON line per track as it finishes, in the order in which they finish; its `outcome` is clear, flagged,
     abstained or failed, with the reason. Columns of a manifest come out again: title, isrc and uploader by name, others
-    under `extra`. Started again with the same inputs, a run that was stopped does what is left. A summary stands on
-    stderr at the end; the exit code is 3 if a track could not be used.
+    under `extra`. Started again with the same inputs, a run that was stopped does what is left, and one that was
+    finished begins anew. A summary stands on stderr at the end; the exit code is 3 if a track could not be used.
 
     \b
     Examples:
@@ -72,53 +75,102 @@ def batch(
 
     from embeddings.encoder import SpeechBrainEncoder
     from embeddings.workers import EncoderProcess
-    from registry.batch import Pipeline, open_run, outcome_line
+    from registry.batch import list_items, open_run
     from registry.config import encoder_source, trusted_models
     from registry.match import Matcher
-    from registry.scans import get_scan, run_tracks
 
+    if new_run and repin:
+        raise click.UsageError("--new-run forgets the run that --repin would go on with; choose one")
+    _check_output(output_path, inputs)
+    items = list_items(inputs)
     with open_registry(home) as store:
+        if not items:
+            note(f"{', '.join(map(str, inputs))}: no tracks, nothing to do")
+            return
         source, trusted = encoder_source(store), trusted_models(store)
-        encoder = EncoderProcess(partial(SpeechBrainEncoder, source, trusted=trusted), source, trusted)
-        try:
+        with closing(EncoderProcess(partial(SpeechBrainEncoder, source, trusted=trusted), source, trusted)) as encoder:
             matcher = Matcher(store, encoder, note, threshold=threshold)
-            run = open_run(store, matcher, inputs, new_run=new_run, repin=repin)
-            done = run_tracks(store, run.run_id, done=True)
-            n_todo = len(run_tracks(store, run.run_id, done=False))
-            if done:
-                note(f"run {run.run_id}: going on, {len(done)} tracks are done and {n_todo} are left")
-            with _outcomes(output_path) as output, progress_bar("tracks") as progress:
-                if output_path is not None:
-                    for item in done:
-                        scan = None if item["scan_id"] is None else get_scan(store, item["scan_id"])
-                        output.write(json.dumps(outcome_line(item, scan)) + "\n")
-                task = progress.add_task(f"run {run.run_id}", total=n_todo, note="")
-
-                def report(item: dict[str, Any], scan: Scan | None) -> None:
-                    output.write(json.dumps(outcome_line(item, scan)) + "\n")
-                    output.flush()
-                    progress.advance(task)
-                    speed = progress.tasks[0].speed
-                    progress.update(task, note="" if speed is None else f"{speed:.1f} a second")
-
-                Pipeline(store, matcher, encoder, workers).run(run, report)
-        except KeyboardInterrupt:
-            _summarise(store, run)
-            note("stopped; the same command goes on with what is left")
-            raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
-        finally:
-            encoder.close()
+            run = open_run(store, matcher, inputs, items, note, new_run=new_run, repin=repin)
+            _examine(store, matcher, encoder, run, workers, output_path)
         outcomes = _summarise(store, run)
-    if outcomes.get("failed"):
-        raise click.exceptions.Exit(EXIT_SKIPPED)
     if fail_on and outcomes.get(fail_on):
         raise click.exceptions.Exit(EXIT_FLAGGED)
+    if outcomes.get("failed"):
+        raise click.exceptions.Exit(EXIT_SKIPPED)
 
 
-def _outcomes(path: Path | None) -> Any:
-    from contextlib import nullcontext
+def _check_output(path: Path | None, inputs: tuple[Path, ...]) -> None:
+    """Refuse an --output that would fail after an hour, or write over what it is made from."""
+    if path is None:
+        return
+    if any(path.resolve() == given.resolve() for given in inputs):
+        raise click.BadParameter(f"{path} is an input too, and would be overwritten", param_hint="--output")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        reason = "cannot be written to" if path.parent.is_dir() else "is not there"
+        raise click.BadParameter(f"folder {path.parent} {reason}", param_hint="--output")
 
-    return nullcontext(sys.stdout) if path is None else path.open("w", encoding="utf-8")
+
+def _examine(
+    store: Store, matcher: Matcher, encoder: EncoderProcess, run: Run, workers: int, output_path: Path | None
+) -> None:
+    """Do what is left of a run; write each outcome, and with `output_path` also those that the run has already."""
+    from registry.batch import Pipeline, outcome_line
+    from registry.scans import get_scan, run_outcomes, run_tracks
+
+    n_done = run_outcomes(store, run.run_id)
+    n_todo = n_done.pop("open", 0)
+    if n_done:
+        note(f"run {run.run_id}: going on, {sum(n_done.values())} tracks are done and {n_todo} are left")
+    # Where the results themselves run over the terminal, a bar between them only gets in their way.
+    hidden = output_path is None and sys.stdout.isatty()
+    with _outcomes(output_path) as write, progress_bar("tracks", hidden=hidden) as progress:
+        task = progress.add_task(f"run {run.run_id}", total=n_todo, note="")
+
+        def report(item: dict[str, Any], scan: Scan | None) -> None:
+            write(outcome_line(item, scan))
+            progress.advance(task)
+            speed = progress.tasks[0].speed
+            progress.update(task, note="" if speed is None else _rate(speed))
+
+        try:
+            for item in run_tracks(store, run.run_id, done=True) if output_path is not None else ():
+                write(outcome_line(item, None if item["scan_id"] is None else get_scan(store, item["scan_id"])))
+            Pipeline(store, matcher, encoder, workers).run(run, report)
+        except BaseException:
+            _summarise(store, run)
+            note(f"run {run.run_id}: stopped; what is decided is kept, the same command goes on with what is left")
+            raise
+
+
+def _rate(per_s: float) -> str:
+    return f"({per_s:.1f} a second)" if per_s >= 1 else f"({60 * per_s:.1f} a minute)"
+
+
+@contextmanager
+def _outcomes(path: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """What writes one outcome to the file, or to stdout, at once."""
+    from registry.errors import RegistryError
+
+    def to_stdout(line: dict[str, Any]) -> None:
+        click.echo(json.dumps(line))
+
+    if path is None:
+        yield to_stdout
+        return
+
+    def to_file(line: dict[str, Any]) -> None:
+        try:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+        except OSError as error:
+            raise RegistryError(f"{path}: cannot be written ({error.strerror}); free some space") from error
+
+    try:
+        file = path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise RegistryError(f"{path}: cannot be written ({error.strerror}); nothing was examined") from error
+    with file:
+        yield to_file
 
 
 def _summarise(store: Store, run: Run) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import click
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from registry.records import Scan
+    from registry.records import Scan, Unusable
     from registry.store import Store
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -31,16 +32,28 @@ def home_option(command: Command) -> Command:
         "--home",
         type=click.Path(file_okay=False, path_type=Path),
         envvar="LIKENESS_HOME",
-        default=lambda: Path.home() / ".likeness",
-        show_default="~/.likeness",
+        default="~/.likeness",
+        show_default=True,
         show_envvar=True,
+        callback=_expand_home,
         help="The registry's folder.",
     )(command)
 
 
+def _expand_home(context: click.Context, parameter: click.Parameter, path: Path) -> Path:
+    # Also for --home=~/x and LIKENESS_HOME='~/x', in which no shell expands it.
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise click.BadParameter(f"{path}: {error}") from error
+
+
 def format_option(command: Command) -> Command:
     """Add --format, with --json for short."""
-    command = click.option("--json", "output_format", flag_value="json", help="Short for --format json.")(command)
+    # The default stands here too: click before 8.3 takes that of whichever option it processes last.
+    command = click.option(
+        "--json", "output_format", flag_value="json", default="table", help="Short for --format json."
+    )(command)
     return click.option(
         "--format",
         "output_format",
@@ -51,11 +64,18 @@ def format_option(command: Command) -> Command:
     )(command)
 
 
+def _check_finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a number that a score can reach")
+    return value
+
+
 def threshold_option(command: Command) -> Command:
     """Add --threshold."""
     return click.option(
         "--threshold",
         type=float,
+        callback=_check_finite,
         help="Flag at or above this many standard deviations above strangers, instead of the encoder's own threshold.",
     )(command)
 
@@ -80,7 +100,7 @@ def write_rows(rows: Sequence[dict[str, Any]], output_format: str, columns: Sequ
         click.echo(table)
 
 
-def write_scans(scans: Sequence[Scan], output_format: str) -> None:
+def write_scans(scans: Sequence[Scan | Unusable], output_format: str) -> None:
     """Write scans to stdout: with their evidence for a person, or as JSON."""
     from registry.report import scan_text
 
@@ -100,8 +120,8 @@ def open_registry(home: Path, *, create: bool = False) -> Iterator[Store]:
 
 
 @contextmanager
-def progress_bar(unit: str) -> Iterator[Progress]:
-    """A bar on stderr with rate and time left; hidden where stderr is not a terminal."""
+def progress_bar(unit: str, *, hidden: bool = False) -> Iterator[Progress]:
+    """A bar on stderr with rate and time left; hidden where asked, and where stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -122,5 +142,7 @@ def progress_bar(unit: str) -> Iterator[Progress]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as progress:
+    # Left to itself, rich prints on its own console, stderr, also what is meant for stdout.
+    disable = hidden or not sys.stderr.isatty()
+    with Progress(*columns, console=console, disable=disable, transient=True, redirect_stdout=False) as progress:
         yield progress

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -19,9 +21,13 @@ if TYPE_CHECKING:
 @home_option
 @click.option("--vectors", is_flag=True, help="Also the templates. They are biometric data: mind where they go.")
 @click.option(
-    "--output", type=click.File("w", encoding="utf-8", atomic=True), default="-", help="A file, or - for stdout."
+    "--output",
+    "output_path",
+    type=click.Path(dir_okay=False, writable=True, allow_dash=True, path_type=Path),
+    default="-",
+    help="A file, or - for stdout.",
 )
-def export(home: Path, vectors: bool, output: Any) -> None:
+def export(home: Path, vectors: bool, output_path: Path) -> None:
     """Write the registry as JSON lines: one object each for artists, references, scans (and templates), with its type.
 
     \b
@@ -29,9 +35,28 @@ def export(home: Path, vectors: bool, output: Any) -> None:
       likeness export > registry.jsonl
       likeness export | jq 'select(.type == "scan" and .verdict == "flagged")'
     """
-    with open_registry(home) as store, store.reading():
+    with open_registry(home) as store, _output(output_path) as output, store.reading():
         for record in _records(store, vectors):
             output.write(json.dumps(record) + "\n")
+
+
+@contextmanager
+def _output(path: Path) -> Iterator[TextIO]:
+    """The file to write, or stdout; a file is there whole or, where the export fails, as it was before."""
+    from registry.errors import RegistryError
+
+    if path == Path("-"):
+        yield sys.stdout
+        return
+    partial = path.with_name(path.name + ".part")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+        partial.replace(path)
+    except OSError as error:
+        raise RegistryError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _records(store: Store, vectors: bool) -> Iterator[dict[str, Any]]:

@@ -28,11 +28,11 @@ def init(home: Path, encoder: str, trust_model: bool) -> None:
       likeness init --home /srv/likeness
       likeness init --encoder speechbrain/spkrec-ecapa-voxceleb --trust-model
     """
-    from registry.config import choose_encoder, encoder_source
+    from registry.config import choose_encoder, encoder_source, source_name
     from registry.errors import RegistryError
 
     with open_registry(home, create=True) as store:
-        if store.encoder_id is not None and encoder_source(store) != encoder:
+        if store.encoder_id is not None and encoder_source(store) != source_name(encoder):
             raise RegistryError(
                 f"{home}: holds voices enrolled with encoder {encoder_source(store)}; choose another home for {encoder}"
             )

@@ -37,7 +37,7 @@ def query(
     """Find enrolled artists whose voice TRACKS resemble, with evidence to check by ear.
 
     The answer is flagged, clear (no enrolled voice: the normal answer) or abstained (too little voice to say). A track
-    that cannot be read is reported and skipped, and the exit code is then 3.
+    that cannot be read has no verdict but a reason, and the exit code is then 3.
 
     \b
     Examples:
@@ -50,9 +50,10 @@ def query(
     from embeddings.extract import embed_file
     from registry.config import load_encoder
     from registry.match import Matcher
+    from registry.records import Scan, Unusable, path_text
     from registry.scans import add_scan
 
-    scans, n_failed = [], 0
+    scans: list[Scan | Unusable] = []
     with open_registry(home) as store:
         encoder = load_encoder(store)
         matcher = Matcher(store, encoder, note, threshold=threshold)
@@ -64,10 +65,9 @@ def query(
 
             for path in tracks:
                 try:
-                    scan = matcher.scan(str(path), embed_file(path, encoder, on_progress=show_read))
+                    scan = matcher.scan(path_text(path), embed_file(path, encoder, on_progress=show_read))
                 except InvalidAudio as error:
-                    n_failed += 1
-                    note(f"{path}: {error.reason}")
+                    scans.append(Unusable(path_text(path), error.kind, error.reason))
                 else:
                     if not no_save:
                         with store.writing():
@@ -75,7 +75,10 @@ def query(
                     scans.append(scan)
                 progress.advance(task)
     write_scans(scans, output_format)
+    n_failed = sum(isinstance(scan, Unusable) for scan in scans)
     if n_failed:
-        raise click.exceptions.Exit(EXIT_SKIPPED)
+        note(f"{n_failed} of {len(scans)} tracks could not be used")
     if fail_on and any(scan.verdict == fail_on for scan in scans):
         raise click.exceptions.Exit(EXIT_FLAGGED)
+    if n_failed:
+        raise click.exceptions.Exit(EXIT_SKIPPED)

@@ -25,8 +25,9 @@ def show(track: str, home: Path, output_format: str) -> None:
     Example:
       likeness tracks show uploads/suspect.mp3
     """
+    from registry.records import path_of, path_text
     from registry.scans import find_scans
 
     with open_registry(home) as store:
-        scans = list(find_scans(store, track=track))
+        scans = list(find_scans(store, track=path_text(path_of(track))))
     write_scans(scans, output_format)

@@ -23,7 +23,7 @@ def check(home: Path, output_format: str) -> None:
 
     with open_registry(home) as store:
         problems = find_problems(store)
-        n_artists, n_templates = len(store.artists()), len(store.template_vectors()[0])
+        n_artists, n_templates = len(store.artists()), sum(artist.n_templates for artist in store.artists())
     write_rows(
         [{"where": where, "problem": problem} for where, problem in problems], output_format, ["where", "problem"]
     )

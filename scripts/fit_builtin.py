@@ -1,0 +1,489 @@
+"""Find a model directory's threshold and score calibration on fold A, and write them beside the model.
+
+    LIKENESS_AUDIO=DIR python scripts/fit_builtin.py                     # the built-in encoder
+    LIKENESS_AUDIO=DIR python scripts/fit_builtin.py MODEL_DIR --dry-run
+
+The last step whenever an encoder, its cohort or the front end has changed. It prints how variants of normalising do,
+chooses the threshold on norm_score (the smallest at which at most 1 % of strangers' tracks are flagged), fits the llr,
+and writes calibration.json, golden.json, a section of the card README.md, and last SHA256SUMS, against which the
+built-in directory is checked whenever it is loaded. A model directory without cohort.npz gets one first.
+
+Scores are those of `registry.scoring`, as `registry.match` uses them. A track is flagged when its best artist reaches
+the threshold; strangers include enrolled singers, each matched against the others. Tracks with too little voice
+abstain: they are never flagged, and missed where an enrolled voice sings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from make_trials import TrialSet, build_trials
+from trial_audio import active_samples, load_mono, loop_from, mix_at_level, trim_silence
+from trial_vectors import (
+    DEFAULT_CACHE,
+    House,
+    ItemVectors,
+    ShippedScores,
+    count_fallbacks,
+    embed_items,
+    enroll_models,
+    shipped_scores,
+)
+
+from embeddings.model_dir import CALIBRATION, COHORT, HOUSE_DIR, Cohort, load_cohort, model_digest, write_sums
+from embeddings.selftest import write_golden
+from registry import metrics, scoring
+from registry.condense import condense_windows
+
+FOLD = "A"
+#: Share of strangers' tracks that may be flagged.
+BUDGET_FPIR = 0.01
+#: The strangers that the budget is for; each set weighs the same.
+STRANGER_SETS = ("strangers-spoken", "strangers-sung", "strangers-sung+6db", "strangers-sung+0db")
+#: Where enrolled voices are heard: name in the tables -> set.
+PROBES = {
+    "clean": "strangers-sung",
+    "+6 dB": "strangers-sung+6db",
+    "+0 dB": "strangers-sung+0db",
+    "mixes": "mix-mir1k",
+    "clones": "clone-singing",
+}
+#: Also counted at the threshold, without a say in it.
+ONLY_COUNTED = ("strangers-mixes", "instrumentals")
+#: Scores that each part of a mixture gives to the fit of the llr, so that parts weigh the same whatever their size.
+SCORES_PER_PART = 1000
+
+MUSIC_DB = (0.0, 8.0)
+COHORT_SEED = 1
+COHORT_TEMPLATES_PER_CONDITION = 4
+
+CARD_BEGIN, CARD_END = "<!-- scripts/fit_builtin.py writes from here -->", "<!-- to here -->"
+
+Table = np.ndarray  #: (n_tests, n_models) float64
+Score = Callable[[TrialSet], Table]
+
+
+# --- what is measured -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FoldScores:
+    """The sets of the fold, and which of their tests abstain."""
+
+    sets: dict[str, TrialSet]
+    abstains: dict[str, np.ndarray]
+
+    def strangers(self, name: str, table: Table, *, with_enrolled: bool = True) -> np.ndarray:
+        """Best score of each stranger's track over the artists it is compared with; -inf where it abstains.
+
+        `with_enrolled`: enrolled singers too, each compared with the others.
+        """
+        pairs = self.sets[name].pairs()
+        by_test, own = self.sets[name].score_table(table[pairs.test_index, pairs.enroll_index])
+        best: np.ndarray = metrics.open_set_scores(by_test, own, self.abstains[name]).stranger_scores
+        if with_enrolled:
+            return best
+        return best[[self.sets[name].tests[i].barred_person is None for i in self.stranger_rows(name)]]
+
+    def stranger_rows(self, name: str) -> np.ndarray:
+        """Tests of a set whose person is not enrolled for them, in the order of `strangers`."""
+        pairs = self.sets[name].pairs()
+        return np.setdiff1d(np.arange(len(self.sets[name].tests)), pairs.test_index[pairs.is_target])
+
+    def targets(self, name: str, table: Table) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of tracks with their own models, one per pair, and the person of each; -inf where abstaining."""
+        pairs = self.sets[name].pairs()
+        own = np.flatnonzero(pairs.is_target)
+        scores = table[pairs.test_index[own], pairs.enroll_index[own]]
+        return np.where(self.abstains[name][pairs.test_index[own]], -np.inf, scores), pairs.test_person[own]
+
+    def single_artists(self, name: str, table: Table) -> np.ndarray:
+        """Scores of strangers' judged tracks with every artist they are compared with, not only the best."""
+        pairs = self.sets[name].pairs()
+        rows = np.isin(pairs.test_index, self.stranger_rows(name)) & ~self.abstains[name][pairs.test_index]
+        scores: np.ndarray = table[pairs.test_index[rows], pairs.enroll_index[rows]]
+        return scores
+
+
+def budget_point(groups: Sequence[np.ndarray], budget: float = BUDGET_FPIR) -> metrics.OpenSetPoint:
+    """Smallest threshold that flags at most `budget` of strangers, each group weighing the same."""
+    scores = np.concatenate(groups)
+    weights = np.concatenate([np.full(len(group), 1 / len(group)) for group in groups])
+    return metrics.fnir_at_fpir(np.zeros(1), scores, budget, stranger_weights=weights)
+
+
+def share_missed(scores: np.ndarray, persons: np.ndarray, threshold: float, *, by_person: bool) -> float:
+    """Share of target trials below the threshold; with `by_person` the mean of each person's share."""
+    missed = scores < threshold
+    if not by_person:
+        return float(missed.mean())
+    return float(np.mean([missed[persons == person].mean() for person in np.unique(persons)]))
+
+
+def missed_everywhere(fold: FoldScores, tables: Mapping[str, Table], threshold: float) -> dict[str, float]:
+    """FNIR in percent by probe; clones averaged over the persons imitated."""
+    missed = {}
+    for probe, name in PROBES.items():
+        scores, persons = fold.targets(name, tables[name])
+        missed[probe] = 100 * share_missed(scores, persons, threshold, by_person=probe == "clones")
+    return missed
+
+
+def even_quantiles(scores: np.ndarray, n: int) -> np.ndarray:
+    """n of the scores, evenly spread over their ranks: a part of a mixture, of the size asked for."""
+    chosen: np.ndarray = np.quantile(scores, (np.arange(n) + 0.5) / n, method="inverted_cdf")
+    return chosen
+
+
+def fit_mixture(fold: FoldScores, tables: Mapping[str, Table]) -> tuple[float, float]:
+    """Slope and intercept of the llr: every probe against single artists scored with strangers, parts alike."""
+    target = []
+    for probe, name in PROBES.items():
+        scores, persons = fold.targets(name, tables[name])
+        judged = scores > -np.inf
+        scores, persons = scores[judged], persons[judged]
+        parts = [scores[persons == p] for p in np.unique(persons)] if probe == "clones" else [scores]
+        target += [even_quantiles(part, SCORES_PER_PART // len(parts)) for part in parts]
+    nontarget = [
+        even_quantiles(fold.single_artists(name, tables[name]), SCORES_PER_PART * len(PROBES)) for name in STRANGER_SETS
+    ]
+    return scoring.fit_llr(np.concatenate(target), np.concatenate(nontarget))
+
+
+# --- variants of normalising ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def cohort_top(n: int) -> Any:
+    shipped = scoring.COHORT_TOP
+    scoring.COHORT_TOP = n
+    try:
+        yield
+    finally:
+        scoring.COHORT_TOP = shipped
+
+
+def own_spreads(
+    trials: TrialSet, vectors: Mapping[str, ItemVectors], pooled: Table, cohort: scoring.CohortModel, top: int
+) -> Table:
+    """AS-norm as published (Matejka et al. 2017): each artist's and each track's own mean and spread of the top."""
+    gallery = enroll_models(trials, vectors)
+
+    def statistics(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        scores = np.stack([scoring.pool_scores(rows, cohort.vectors, cohort.starts) for rows in groups])
+        best = np.sort(scores, axis=1)[:, -top:]
+        return best.mean(axis=1), best.std(axis=1)
+
+    artist_mean, artist_sd = statistics(np.split(gallery.vectors, gallery.starts[1:]))
+    track_mean, track_sd = statistics([vectors[key].vectors for key in trials.test_keys()])
+    by_artist = (pooled - artist_mean[None, :]) / artist_sd[None, :]
+    by_track = (pooled - track_mean[:, None]) / track_sd[:, None]
+    both: Table = (by_artist + by_track) / 2
+    return both
+
+
+def measure_variants(
+    fold: FoldScores,
+    shipped: Mapping[str, ShippedScores],
+    vectors: Mapping[str, ItemVectors],
+    cohort: scoring.CohortModel,
+) -> list[dict[str, Any]]:
+    """FNIR of every probe at the budget, each variant with its own threshold: rows of the table that is printed.
+
+    Twice: the budget for all strangers, enrolled singers against the other artists among them, as the threshold is
+    chosen; and for those only who are not enrolled, most of whom are not trained singers.
+    """
+    needed = list(dict.fromkeys([*STRANGER_SETS, *PROBES.values()]))
+
+    def common_spread(trials: TrialSet, top: int) -> Table:
+        with cohort_top(top):
+            return shipped_scores(trials, vectors, cohort).norm
+
+    variants: dict[str, Score] = {"raw cosine": lambda trials: shipped[trials.name].pooled}
+    for top in (20, 75, 150):
+        variants[f"AS-norm, own spreads, top {top}"] = lambda trials, top=top: own_spreads(  # type: ignore[misc]
+            trials, vectors, shipped[trials.name].pooled, cohort, top
+        )
+    for top in (30, 75, 150):
+        name = f"common spread, top {top}" + (" (shipped)" if top == scoring.COHORT_TOP else "")
+        variants[name] = lambda trials, top=top: common_spread(trials, top)  # type: ignore[misc]
+    rows = []
+    for name, score in variants.items():
+        tables = {set_name: score(fold.sets[set_name]) for set_name in needed}
+        row: dict[str, Any] = {"variant": name}
+        for population, with_enrolled in (("all strangers", True), ("nobody enrolled", False)):
+            point = budget_point(
+                [fold.strangers(s, tables[s], with_enrolled=with_enrolled) for s in STRANGER_SETS], BUDGET_FPIR
+            )
+            missed = missed_everywhere(fold, tables, point.threshold)
+            row[population] = {"threshold": round(point.threshold, 3), "fnir_pct": rounded(missed)}
+        rows.append(row)
+    return rows
+
+
+# --- a cohort for a model that has none -------------------------------------------------------------------------------
+
+
+def make_cohort(system: House, audio_root: Path) -> dict[str, np.ndarray]:
+    """The persons of cohort/voice as they are and over train/music: arrays of cohort.npz."""
+    with (audio_root / "cohort/voice.csv").open(encoding="utf-8") as lines:
+        clips = sorted((row["person_id"], row["path"]) for row in csv.DictReader(lines))
+    with (audio_root / "train/music.csv").open(encoding="utf-8") as lines:
+        music = sorted(row["path"] for row in csv.DictReader(lines))
+    rng = np.random.default_rng(COHORT_SEED)
+
+    def sounds() -> Any:
+        for person, path in clips:
+            voice = load_mono(audio_root / path)
+            yield f"{person} spoken", voice
+            # Twice: a clip is one or two windows, and one piece of music is a poor sample of music.
+            for _ in range(2):
+                piece = trim_silence(load_mono(audio_root / music[rng.integers(len(music))]))
+                under = loop_from(piece, int(rng.integers(len(piece))), len(voice))
+                yield (
+                    f"{person} spoken+music",
+                    mix_at_level(voice, under, float(rng.uniform(*MUSIC_DB)), active_samples(voice)),
+                )
+
+    windows: dict[str, list[np.ndarray]] = {}
+    for key, item in system.embed(sounds()):
+        windows.setdefault(key, []).append(item.vectors)
+    persons = sorted({person for person, _ in clips})
+    vectors, person_numbers, conditions = [], [], []
+    for key, some in sorted(windows.items()):
+        person, condition = key.split(" ")
+        templates = condense_windows(np.concatenate(some))[0][:COHORT_TEMPLATES_PER_CONDITION]
+        vectors.append(templates)
+        person_numbers += [persons.index(person)] * len(templates)
+        conditions += [condition] * len(templates)
+    return {
+        "vectors": np.concatenate(vectors).astype(np.float32),
+        "person": np.array(person_numbers, dtype=np.int64),
+        "condition": np.array(conditions),
+    }
+
+
+# --- telling ----------------------------------------------------------------------------------------------------------
+
+
+def rounded(percents: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 1) for name, value in percents.items()}
+
+
+def variants_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    probes = list(PROBES)
+    head = f"{'threshold':>12}" + "".join(f"{probe:>8}" for probe in probes)
+    populations = [key for key in rows[0] if key != "variant"] if rows else []
+    lines = [
+        f"{'FNIR % at FPIR 1 %, fold A':34}" + "".join(f"{name:^{len(head)}}" for name in populations),
+        f"{'':34}" + head * len(populations),
+    ]
+    for row in rows:
+        cells = "".join(
+            f"{row[name]['threshold']:>12.3f}" + "".join(f"{row[name]['fnir_pct'][probe]:>8.1f}" for probe in probes)
+            for name in populations
+        )
+        lines.append(f"{row['variant']:34}{cells}")
+    return lines
+
+
+def group_rows(fold: FoldScores, tables: Mapping[str, Table], threshold: float) -> list[dict[str, Any]]:
+    """What the threshold does to each group of strangers, and who crosses it."""
+    rows = []
+    for name in (*STRANGER_SETS, *ONLY_COUNTED):
+        trials, at = fold.sets[name], fold.stranger_rows(name)
+        scores = fold.strangers(name, tables[name])
+        pairs = trials.pairs()
+        compared = np.full(tables[name].shape, -np.inf)
+        compared[pairs.test_index, pairs.enroll_index] = tables[name][pairs.test_index, pairs.enroll_index]
+        corpora, models = trials.test_corpora(), trials.model_persons()
+        flagged = at[scores >= threshold]
+        named = [models[int(compared[i].argmax())].split("-")[0] for i in flagged]
+        crossed = Counter(f"{corpora[i]} as {artist}" for i, artist in zip(flagged, named, strict=True))
+        persons = trials.test_persons()
+        rows.append(
+            {
+                "group": name,
+                "persons": len({persons[i] for i in at}),
+                "tracks": len(at),
+                "flagged_pct": round(100 * float(np.mean(scores >= threshold)), 2),
+                "abstained_pct": round(100 * float(fold.abstains[name][at].mean()), 1),
+                "threshold_alone": round(float(budget_point([scores]).threshold), 3),
+                "crossed": dict(crossed.most_common()),
+            }
+        )
+    return rows
+
+
+def groups_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        f"{'strangers':20}{'persons':>8}{'tracks':>8}{'flagged %':>11}{'abstained %':>13}{'1 % alone at':>14}  "
+        "who crosses the threshold, as whom"
+    ]
+    for row in rows:
+        crossed = ", ".join(f"{who} {n}" for who, n in row["crossed"].items()) or "nobody"
+        lines.append(
+            f"{row['group']:20}{row['persons']:>8}{row['tracks']:>8}{row['flagged_pct']:>11.2f}"
+            f"{row['abstained_pct']:>13.1f}{row['threshold_alone']:>14.3f}  {crossed}"
+        )
+    return lines
+
+
+def card_section(calibration: Mapping[str, Any]) -> str:
+    """The section of the card: threshold, how it was found, what it misses."""
+    missed = ", ".join(f"{probe} {value:.1f}" for probe, value in calibration["fnir_pct"].items())
+    flagged = ", ".join(
+        f"{row['group'].removeprefix('strangers-')} {row['flagged_pct']:.1f}" for row in calibration["strangers"]
+    )
+    llr = calibration["llr"]
+    return "\n".join(
+        [
+            CARD_BEGIN,
+            "## Threshold",
+            f"norm_score {calibration['threshold']:.3f}: {calibration['threshold_source']}. Found by "
+            f"`scripts/fit_builtin.py` (likeness {calibration['likeness_version']}, {calibration['made_at'][:10]}), "
+            "strangers who speak, sing, and sing over music at +6 and +0 dB weighing the same.",
+            "",
+            f"At it, on the same fold and so optimistic: missed (FNIR %) {missed}; flagged (FPIR %) {flagged}. mixes: "
+            "MIR-1K, enrolled from three songs; clones: of singing, averaged over the persons imitated.",
+            "",
+            f"llr = {llr['slope']:.4f} norm_score {llr['intercept']:+.4f} (log10), {llr['at_threshold']:.2f} at the "
+            f"threshold. Positives: {llr['positives']}. Negatives: {llr['negatives']}.",
+            CARD_END,
+        ]
+    )
+
+
+def write_card(path: Path, section: str) -> None:
+    """Put the section into the card: in the place of the last one, or at the end."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    before, begin, rest = text.partition(CARD_BEGIN)
+    if begin:
+        after = rest.partition(CARD_END)[2]
+        text = before + section + after
+    else:
+        text = (text.rstrip("\n") + "\n\n" if text else "") + section + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+# --- fitting ----------------------------------------------------------------------------------------------------------
+
+
+def fit(
+    sets: dict[str, TrialSet], vectors: Mapping[str, ItemVectors], cohort: Cohort, *, with_variants: bool = True
+) -> dict[str, Any]:
+    """Choose the threshold, fit the llr: the content of calibration.json but for ids and dates."""
+    model = scoring.prepare_cohort(cohort.vectors, cohort.person)
+    shipped = {name: shipped_scores(trials, vectors, model) for name, trials in sets.items()}
+    tables = {name: scores.norm for name, scores in shipped.items()}
+    fold = FoldScores(sets, {name: scores.abstains for name, scores in shipped.items()})
+    point = budget_point([fold.strangers(name, tables[name]) for name in STRANGER_SETS])
+    # norm_scores are reported and compared in thousandths: the next one above the best stranger that must not pass.
+    threshold = round(point.threshold + 0.001, 3)
+    slope, intercept = fit_mixture(fold, tables)
+    n_artists = len(sets[STRANGER_SETS[0]].models)
+    groups = group_rows(fold, tables, threshold)
+    return {
+        "threshold": threshold,
+        "threshold_source": (
+            f"{BUDGET_FPIR:.0%} of fold {FOLD} strangers' tracks against {n_artists} artists, provisional"
+        ).replace("%", " %", 1),
+        "budget_fpir": BUDGET_FPIR,
+        "n_artists": n_artists,
+        "n_strangers": {
+            row["group"]: {"persons": row["persons"], "tracks": row["tracks"]} for row in groups[: len(STRANGER_SETS)]
+        },
+        "strangers": groups,
+        "fnir_pct": rounded(missed_everywhere(fold, tables, threshold)),
+        "llr": {
+            "slope": slope,
+            "intercept": intercept,
+            "at_threshold": slope * threshold + intercept,
+            "positives": "tracks of enrolled singers as they are, over music at +6 dB and at +0 dB, real karaoke "
+            "mixes, and clones of singing (persons imitated alike), a fifth each",
+            "negatives": "strangers against every single artist: speaking, singing, and singing over music at +6 dB "
+            "and at +0 dB, a quarter each",
+        },
+        "variants": measure_variants(fold, shipped, vectors, model) if with_variants else [],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = os.environ.get("LIKENESS_AUDIO")
+    parser.add_argument("model_dir", type=Path, nargs="?", default=HOUSE_DIR, help="(default: %(default)s)")
+    parser.add_argument("--audio", type=Path, default=default, required=default is None, help="folder of recordings")
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="where vectors are kept (%(default)s)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the encoder (%(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="print only; write nothing into MODEL_DIR")
+    options = parser.parse_args(arguments)
+    directory: Path = options.model_dir
+
+    from embeddings.encoder import SpeechBrainEncoder  # slow to import
+
+    # Loaded as any directory, not as "house": its SHA256SUMS are about to be written, and who runs this trusts it.
+    encoder = SpeechBrainEncoder(directory, trusted={model_digest(directory)}, n_threads=options.threads)
+    house = House(encoder)
+    cohort = load_cohort(directory)
+    if cohort is None:
+        print(f"{directory}: has no {COHORT}; making one from cohort/voice", file=sys.stderr)
+        arrays = make_cohort(house, options.audio)
+        cohort = Cohort(arrays["vectors"], arrays["person"], "not written")
+        if not options.dry_run:
+            np.savez(directory / COHORT, **arrays)  # type: ignore[arg-type]  # numpy's stub takes a bool among them
+            cohort = load_cohort(directory)
+            assert cohort is not None
+
+    sets = {
+        name: trials
+        for name, trials in build_trials(options.audio, FOLD).items()
+        if name in {*STRANGER_SETS, *PROBES.values(), *ONLY_COUNTED}
+    }
+    items = {key: item for trials in sets.values() for key, item in trials.audio_items().items()}
+    vectors = embed_items(options.audio, items, house, options.cache, label=f"fold {FOLD}")
+    calibration = {
+        "encoder_id": encoder.encoder_id,
+        "cohort_id": cohort.cohort_id,
+        **fit(sets, vectors, cohort),
+        "likeness_version": version("likeness"),
+        "made_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    n_abstaining = sum(item.abstains for item in vectors.values())
+    print(
+        f"encoder {encoder.encoder_id[:12]}, cohort {cohort.cohort_id[:12]}; {len(items):,} sounds, "
+        f"{n_abstaining} with too little voice, {count_fallbacks(list(sets.values()), vectors)} of them with none"
+    )
+    print("\n".join(["", *variants_table(calibration["variants"]), ""]))
+    print("\n".join(groups_table(calibration["strangers"])))
+    missed = ", ".join(f"{probe} {value:.1f}" for probe, value in calibration["fnir_pct"].items())
+    llr = calibration["llr"]
+    print(
+        f"\nthreshold {calibration['threshold']:.3f}: {calibration['threshold_source']}\nmissed (FNIR %): {missed}\n"
+        f"llr = {llr['slope']:.4f} norm_score {llr['intercept']:+.4f}; {llr['at_threshold']:.2f} at the threshold"
+    )
+    if options.dry_run:
+        return 0
+    text = json.dumps(calibration, indent=1, ensure_ascii=False) + "\n"
+    (directory / CALIBRATION).write_text(text, encoding="utf-8")
+    write_golden(encoder, directory)
+    write_card(directory / "README.md", card_section(calibration))
+    write_sums(directory)  # last: it is what the others are checked against
+    print(f"wrote {CALIBRATION}, golden.json, the card and SHA256SUMS to {directory}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,313 @@
+"""The bench scores trials as the registry does, the threshold keeps its budget, and what is written is sound."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))  # scripts import each other by bare name
+
+import fit_builtin
+import trial_vectors
+from bench_real import Row, decision_rows, print_table, share_estimate, thin_out, verification_rows
+from make_trials import SUNG_CORPORA, Clip, Model, Test, TrialSet, build_trials
+from trial_audio import RATE_HZ, AudioItem
+from trial_vectors import House, ItemVectors, ShippedScores, all_windows, code_without_words, embed_items
+
+from embeddings.model_dir import check_sums, write_sums
+from registry import metrics, scoring
+from tests.fakes import FakeEncoder, enroll_vectors, fake_cohort, make_matcher, make_voiceprint, singer
+
+
+def _trial_set(name: str, models: dict[str, list[str]], tests: list[tuple[str, str, str]]) -> TrialSet:
+    """Models: person -> sounds. Tests: (sound, person, role). Each sound is a recording of its own."""
+    clips: dict[str, Clip] = {}
+    for person, paths in models.items():
+        clips |= {path: Clip(path, person, "songs", path, "a site", 10.0) for path in paths}
+    for path, person, _ in tests:
+        clips[path] = Clip(path, person, "songs", path, "a site", 10.0)
+    number = {path: i for i, path in enumerate(clips)}
+    return TrialSet(
+        name=name,
+        fold="A",
+        seed=1,
+        scope="all",
+        rule="",
+        manifests={},
+        clips=tuple(clips.values()),
+        models=tuple(Model(person, tuple(number[path] for path in paths)) for person, paths in models.items()),
+        tests=tuple(Test(number[path], role, AudioItem(path)) for path, _, role in tests),
+    )
+
+
+def _item(vectors: np.ndarray, voiced_s: float = 20.0) -> ItemVectors:
+    return ItemVectors(vectors, voiced_s, 20.0, fell_back=voiced_s == 0)
+
+
+def _search(name: str = "strangers-sung") -> tuple[TrialSet, dict[str, ItemVectors]]:
+    """Five artists with a song enrolled and one to be found; six strangers, and one with hardly any voice."""
+    artists = {f"artist {i}": [f"{i}-enrolled.wav"] for i in range(5)}
+    tests = [(f"{i}-other.wav", f"artist {i}", "mate") for i in range(5)]
+    tests += [(f"stranger-{i}.wav", f"stranger {i}", "stranger") for i in range(6)]
+    tests += [("quiet.wav", "stranger 6", "stranger")]
+    vectors = {f"{i}-enrolled.wav": _item(singer(i, 20, seed=i)) for i in range(5)}
+    vectors |= {f"{i}-other.wav": _item(singer(i, 9, spread=0.4, seed=50 + i)) for i in range(5)}
+    vectors |= {f"stranger-{i}.wav": _item(singer(7, 9, spread=1.0, seed=90 + i)) for i in range(6)}
+    vectors["quiet.wav"] = _item(singer(0, 1), voiced_s=0.4)
+    return _trial_set(name, artists, tests), vectors
+
+
+# --- scoring ----------------------------------------------------------------------------------------------------------
+
+
+def test_shipped_scores_are_what_the_registry_reports(store, encoder):
+    trials, vectors = _search()
+    for person, (path,) in zip(trials.model_persons(), trials.model_keys(), strict=True):
+        enroll_vectors(store, encoder, person, vectors[path].vectors)
+    matcher, _ = make_matcher(store, encoder)
+    cohort = scoring.prepare_cohort(fake_cohort().vectors, fake_cohort().person)
+
+    scores = trial_vectors.shipped_scores(trials, vectors, cohort)
+
+    for i, path in enumerate(trials.test_keys()):
+        matches = matcher.match(make_voiceprint(vectors[path].vectors, path))
+        reported = {match.artist: match.norm_score for match in matches}
+        assert reported == dict(zip(trials.model_persons(), scores.norm[i].tolist(), strict=True))
+    assert scores.abstains.tolist() == [False] * 11 + [True]
+
+
+def test_models_are_enrolled_without_clips_that_have_too_little_voice():
+    trials = _trial_set("x", {"a": ["good.wav", "quiet.wav"], "b": ["silent.wav"]}, [("t.wav", "a", "real")])
+    vectors = {
+        "good.wav": _item(singer(0, 12)),
+        "quiet.wav": _item(singer(5, 12), voiced_s=1.0),
+        "silent.wav": _item(singer(3, 2), voiced_s=0.0),
+        "t.wav": _item(singer(0)),
+    }
+
+    gallery = trial_vectors.enroll_models(trials, vectors)
+
+    assert np.abs(gallery.vectors[: gallery.starts[1], 5]).max() < 0.5  # nothing of the quiet clip
+    assert gallery.vectors[gallery.starts[1] :, 3].min() > 0.9  # nothing else there, so it is used all the same
+    assert gallery.n_voiceless == 1
+
+
+def test_mean_scores_count_each_sound_of_a_model_alike():
+    trials = _trial_set("x", {"a": ["long.wav", "short.wav"]}, [("t.wav", "a", "real")])
+    axes = np.eye(8, dtype=np.float32)
+    vectors = {"long.wav": _item(axes[[0] * 30]), "short.wav": _item(axes[[1]]), "t.wav": _item(axes[[1]])}
+
+    assert trial_vectors.mean_scores(trials, vectors).tolist() == [[pytest.approx(0.5**0.5)]]
+
+
+# --- embedding once ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recordings(tmp_path, voice_like):
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for i, duration_s in enumerate((3.0, 9.5, 4.0)):
+        soundfile.write(folder / f"{i}.wav", voice_like(duration_s, seed=i), RATE_HZ)
+    hiss = 1e-3 * np.random.default_rng(0).standard_normal(7 * RATE_HZ)
+    soundfile.write(folder / "hiss.wav", hiss, RATE_HZ)
+    return folder, {path.name: AudioItem(path.name) for path in sorted(folder.glob("*.wav"))}
+
+
+def test_sounds_are_embedded_as_files_are_and_only_once(recordings, tmp_path, capsys):
+    from embeddings.extract import embed_file
+
+    folder, items = recordings
+    encoder = FakeEncoder()
+    first = embed_items(folder, items, House(encoder), tmp_path / "cache")
+    n_embedded = encoder.n_embedded
+    again = embed_items(folder, items, House(encoder), tmp_path / "cache")
+
+    assert encoder.n_embedded == n_embedded
+    assert "4 of 4 embedded" in capsys.readouterr().err
+    for name in ("0.wav", "1.wav", "2.wav"):
+        voiceprint = embed_file(folder / name, encoder)
+        np.testing.assert_allclose(first[name].vectors, voiceprint.vectors, atol=1e-3)  # files hold 16 bits
+        np.testing.assert_array_equal(again[name].vectors, first[name].vectors)
+        assert (first[name].voiced_s, first[name].fell_back) == (voiceprint.voiced_s, False)
+    assert first["hiss.wav"].fell_back
+    assert first["hiss.wav"].abstains
+    assert len(first["hiss.wav"].vectors) == 3  # 0, 2 and 3 s
+
+
+def test_another_encoder_or_another_mixing_rule_embeds_anew(recordings, tmp_path, monkeypatch):
+    folder, items = recordings
+    encoder = FakeEncoder()
+    embed_items(folder, items, House(encoder), tmp_path / "cache")
+    n_once = encoder.n_embedded
+
+    monkeypatch.setattr(trial_vectors, "MIXING_RULE", "another")
+    embed_items(folder, items, House(encoder), tmp_path / "cache")
+    assert encoder.n_embedded == 2 * n_once
+    encoder.encoder_id = "e" * 64
+    embed_items(folder, items, House(encoder), tmp_path / "cache")
+    assert encoder.n_embedded == 3 * n_once
+
+
+def test_code_is_the_same_under_other_words_and_another_under_another_number():
+    source = '"""What."""\n#: Why.\nA = 1\ndef f():\n    """How."""\n    return A\n'
+
+    assert code_without_words(source) == code_without_words("A = 1\ndef f():\n    return A  # because\n")
+    assert code_without_words(source) != code_without_words(source.replace("1", "2"))
+
+
+def test_all_windows_cover_a_sound_to_its_end():
+    windows = all_windows(np.arange(round(9.5 * RATE_HZ), dtype=np.float32), 4.0, 2.0)
+
+    assert (windows[:, 0] / RATE_HZ).tolist() == [0.0, 2.0, 4.0, 5.5]
+    assert all_windows(np.zeros(100, np.float32), 4.0, 2.0).shape == (1, 100)
+
+
+# --- the threshold ----------------------------------------------------------------------------------------------------
+
+
+def test_groups_of_strangers_weigh_the_same_in_the_budget():
+    small, large = np.arange(10) / 10, np.full(1000, -1.0)
+
+    point = fit_builtin.budget_point([small, large], budget=0.1)
+
+    # Two of ten tracks are a tenth of the weight of two equal groups.
+    assert point.threshold == np.nextafter(0.7, 1)
+    assert point.fpir == pytest.approx(0.1)
+
+
+def _all_sets() -> tuple[dict[str, TrialSet], dict[str, ItemVectors]]:
+    """Every set that `fit` wants; the sounds are the same ones each time."""
+    trials, vectors = _search()
+    sets = {name: _search(name)[0] for name in (*fit_builtin.STRANGER_SETS, *fit_builtin.ONLY_COUNTED)}
+    verified = _trial_set(
+        "mix-mir1k",
+        dict(zip(trials.model_persons(), trials.model_keys(), strict=True)),
+        [(f"{i}-other.wav", f"artist {i}", "real") for i in range(5)],
+    )
+    return {**sets, "mix-mir1k": verified, "clone-singing": verified}, vectors
+
+
+def test_fit_flags_no_more_strangers_than_the_budget_and_one_thousandth_lower_would():
+    sets, vectors = _all_sets()
+    found = fit_builtin.fit(sets, vectors, fake_cohort())
+    model = scoring.prepare_cohort(fake_cohort().vectors, fake_cohort().person)
+    strangers = trial_vectors.shipped_scores(sets["strangers-sung"], vectors, model)
+    best = strangers.norm[5:11].max()  # the eleventh is the one who abstains
+
+    assert found["threshold"] == pytest.approx(best + 0.001)
+    assert [row["flagged_pct"] for row in found["strangers"]] == [0.0] * 6
+    assert found["strangers"][0]["abstained_pct"] == pytest.approx(100 / 7, abs=0.1)
+    assert found["n_strangers"]["strangers-sung"] == {"persons": 7, "tracks": 7}
+    assert found["llr"]["slope"] > 0
+    assert len(found["variants"]) == 7
+    json.dumps(found)
+
+
+def test_even_quantiles_take_scores_evenly_whatever_their_number():
+    assert fit_builtin.even_quantiles(np.array([3.0, 1.0, 2.0]), 6).tolist() == [1, 1, 2, 2, 3, 3]
+    assert fit_builtin.even_quantiles(np.arange(100.0), 4).tolist() == [12, 37, 62, 87]
+
+
+def test_the_card_holds_one_section_however_often_it_is_written(tmp_path):
+    card = tmp_path / "README.md"
+    card.write_text("# A model\n", encoding="utf-8")
+    section = "\n".join([fit_builtin.CARD_BEGIN, "threshold 1", fit_builtin.CARD_END])
+
+    fit_builtin.write_card(card, section)
+    card.write_text(card.read_text(encoding="utf-8") + "\nLicence.\n", encoding="utf-8")
+    fit_builtin.write_card(card, section.replace("1", "2"))
+
+    assert card.read_text(encoding="utf-8") == f"# A model\n\n{section.replace('1', '2')}\n\nLicence.\n"
+
+
+def test_a_cohort_has_each_person_spoken_and_over_music(tmp_path, voice_like):
+    root = tmp_path / "audio"
+    for folder, column, names in (("cohort", "person_id", "abc"), ("train", "track", "x")):
+        kind = "voice" if folder == "cohort" else "music"
+        (root / folder / kind).mkdir(parents=True)
+        rows = []
+        for i, name in enumerate(names):
+            path = f"{folder}/{kind}/{name}.wav"
+            soundfile.write(root / path, voice_like(5.0, f0_hz=120 + 30 * i, seed=i), RATE_HZ)
+            rows.append([path, name])
+        with (root / folder / f"{kind}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([["path", column], *rows])
+
+    cohort = fit_builtin.make_cohort(House(FakeEncoder()), root)
+
+    assert set(zip(cohort["person"].tolist(), cohort["condition"].tolist(), strict=True)) == {
+        (person, condition) for person in range(3) for condition in ("spoken", "spoken+music")
+    }
+    np.testing.assert_allclose(np.linalg.norm(cohort["vectors"], axis=1), 1, atol=1e-5)
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_share_of_none_has_the_exact_interval_over_persons():
+    flags, persons = np.zeros(300, bool), np.repeat(np.arange(30), 10)
+
+    value, low, high = share_estimate(flags, persons, 100)
+
+    assert (value, low) == (0.0, 0.0)
+    assert high == pytest.approx(100 * (1 - 0.025 ** (1 / 30)), abs=0.01)  # 11.6 %, not the 1.2 % of 300 tracks
+
+
+def test_a_share_by_person_counts_persons_and_not_tracks():
+    flags, persons = np.array([True] * 9 + [False]), np.array(["a"] * 9 + ["b"])
+
+    assert share_estimate(flags, persons, 100)[0] == 90.0
+    assert share_estimate(flags, persons, 100, by_person=True)[0] == 50.0
+
+
+def test_the_lower_part_counts_flags_and_abstentions(capsys):
+    trials, _ = _search()
+    norm = np.zeros((12, 5))
+    norm[0, 0], norm[1, 2], norm[5, 3], norm[11, 0] = 9, 9, 9, 9  # found; another's; a stranger; one that abstains
+    shipped = ShippedScores(norm, norm, np.arange(12) == 11)
+    sets = dict.fromkeys((*fit_builtin.STRANGER_SETS, "strangers-mixes", "instrumentals", "mix-mir1k"), trials)
+    sets |= dict.fromkeys(("clone-singing", "clone-speech"), trials)
+
+    rows = decision_rows(sets, dict.fromkeys(sets, shipped), threshold=5.0, n_resamples=50)
+
+    value = {(row.trials, row.metric): (row.value, row.n) for row in rows}
+    assert value["enrolled voice, mates-sung", "flagged_pct"] == (20.0, 5)
+    assert value["strangers singing, strangers-sung", "flagged_pct"] == (pytest.approx(100 / 7, abs=0.01), 7)
+    assert value["strangers singing, strangers-sung", "abstained_pct"] == (pytest.approx(100 / 7, abs=0.01), 7)
+    assert value["clone-speech, same site, by target", "flagged_pct"] == (20.0, 5)
+    print_table(rows, ["house+norm"], "")
+    assert "enrolled voice, mates-sung" in capsys.readouterr().out
+
+
+@pytest.mark.audio
+def test_the_quick_part_of_every_set_still_has_both_kinds_of_trial(audio_root):
+    for fold in "AB":
+        sets = {name: thin_out(trials) for name, trials in build_trials(audio_root, fold).items()}
+        rng = np.random.default_rng(0)
+        tables = {name: rng.random((len(t.tests), len(t.models))) for name, t in sets.items()}
+
+        rows = verification_rows(sets, "chance", tables, n_resamples=3)
+
+        assert {row.trials for row in rows} > {f"sung-{corpus}+0db" for corpus in SUNG_CORPORA}
+        assert all(isinstance(row, Row) and np.isfinite(row.value) for row in rows)
+        for name in fit_builtin.STRANGER_SETS:
+            table, own = sets[name].score_table(tables[name][sets[name].pairs().test_index, 0])
+            assert {-1} < set(np.unique(own).tolist()), name
+            assert metrics.open_set_scores(table, own).stranger_scores.min() > -np.inf
+        heard_s = {key: 1 for trials in sets.values() for key in trials.audio_items()}
+        assert len(heard_s) < 400
+
+
+def test_sums_are_written_over_what_fitting_writes(tmp_path):
+    (tmp_path / "calibration.json").write_text("{}", encoding="utf-8")
+    fit_builtin.write_card(tmp_path / "README.md", fit_builtin.CARD_BEGIN + fit_builtin.CARD_END)
+    write_sums(tmp_path)
+
+    check_sums(tmp_path)

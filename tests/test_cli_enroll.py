@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.cli_fakes import CONSENT, RATE_HZ, check_units, json_lines
+
+pytest_plugins = ["tests.cli_fixtures"]
+
+
+@pytest.fixture
+def no_encoder(monkeypatch):
+    """Loading the encoder fails the test: what is refused is refused before anything slow."""
+
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("the encoder was loaded")
+
+    monkeypatch.setattr("registry.config.load_encoder", load)
+
+
+def test_enroll_says_what_became_of_each_recording(cli):
+    first, second = cli.sing("ada/1.wav", 1), cli.sing("ada/deep/2.wav", 1, song=1)
+
+    result = cli("enroll", "Ada", cli.folder / "ada", "--consent", CONSENT)
+
+    assert result.exit_code == 0
+    head, line, *rows = result.stdout.splitlines()
+    assert head.split() == ["outcome", "path", "voiced_s", "duration_s", "n_windows", "reason"]
+    assert set(line) == {"-", " "}
+    assert [row.split()[:2] for row in rows] == [["enrolled", str(first)], ["enrolled", str(second)]]
+    assert result.stderr == "Ada: 2 references, 12 s of voice, 1 templates on record\n"
+
+
+def test_enroll_as_json_is_the_records(cli):
+    path = cli.sing("ada.wav", 1)
+
+    result = cli("enroll", "Ada", path, "--consent", CONSENT, "--json")
+
+    (record,) = json.loads(result.stdout)
+    check_units(record)
+    assert record == {
+        "path": str(path),
+        "outcome": "enrolled",
+        "reason": f"{record['voiced_s']:.1f} s of voice in 2 windows",
+        "duration_s": 6.0,
+        "voiced_s": record["voiced_s"],
+        "n_windows": 2,
+        "reference_id": 1,
+        "similar_artist": None,
+        "similar_norm_score": None,
+    }
+    assert json_lines(cli("enroll", "Ada", path, "--consent", CONSENT, "--format", "jsonl").stdout)
+
+
+def test_quoted_globs_and_overlapping_arguments_name_each_recording_once(cli):
+    one = cli.sing("ada/1.wav", 1)
+    cli.sing("ada/2.wav", 1, song=1)
+
+    result = cli("enroll", "Ada", cli.folder / "ada/*.wav", one, cli.folder / "ada", "--consent", CONSENT, "--json")
+
+    assert [Path(record["path"]).name for record in json.loads(result.stdout)] == ["1.wav", "2.wav"]
+
+
+def test_the_same_recording_again_is_reported_and_not_duplicated(enrolled):
+    flac = enrolled.folder / "same.flac"
+    samples, rate_hz = soundfile.read(enrolled.folder / "Ada/song-0.wav", dtype="int16")
+    soundfile.write(flac, samples, rate_hz)
+
+    result = enrolled("enroll", "Ada", flac, "--consent", CONSENT, "--json")
+
+    assert result.exit_code == 0
+    assert [(r["outcome"], r["reason"]) for r in json.loads(result.stdout)] == [
+        ("already_enrolled", "this recording is enrolled for Ada already; nothing to do")
+    ]
+    assert [artist["n_references"] for artist in json.loads(enrolled("artists", "list", "--json").stdout)] == [2, 2]
+
+
+def test_the_same_recording_under_another_artist_is_refused_unless_forced(enrolled):
+    path = enrolled.folder / "Ada/song-0.wav"
+
+    refused = enrolled("enroll", "Cy", path, "--consent", CONSENT, "--json")
+    artists = enrolled("artists", "list", "--json")
+    forced = enrolled("enroll", "Cy", path, "--consent", CONSENT, "--force", "--json")
+
+    assert (refused.exit_code, forced.exit_code) == (3, 0)
+    (record,) = json.loads(refused.stdout)
+    assert record["outcome"] == "refused"
+    assert record["reason"] == "this recording is enrolled for Ada; --force enrolls it for Cy too"
+    assert [artist["name"] for artist in json.loads(artists.stdout)] == ["Ada", "Bo"]
+    assert json.loads(forced.stdout)[0]["outcome"] == "enrolled"
+
+
+def test_what_cannot_be_used_is_skipped_and_named(cli):
+    good = cli.sing("in/good.wav", 1)
+    (cli.folder / "in/text.wav").write_text("not audio")
+    soundfile.write(cli.folder / "in/noise.wav", np.random.default_rng(0).normal(0, 0.1, 6 * RATE_HZ), RATE_HZ)
+
+    result = cli("enroll", "Ada", cli.folder / "in", cli.folder / "gone.wav", "--consent", CONSENT, "--json")
+
+    assert result.exit_code == 3
+    assert {Path(r["path"]).name: (r["outcome"], r["reason"]) for r in json.loads(result.stdout)} == {
+        good.name: ("enrolled", "5.9 s of voice in 2 windows"),
+        "text.wav": ("invalid", "no decoder recognises it"),
+        "noise.wav": ("too_little_voice", "0.0 s of voice found, at least 1.5 s is needed; is this the vocal stem?"),
+        "gone.wav": ("invalid", "there is no such file"),
+    }
+    assert "Ada: 1 references" in result.stderr
+
+
+def test_a_voice_like_another_artists_is_enrolled_with_a_warning(enrolled):
+    song = enrolled.sing("cover.wav", 1, song=4)
+
+    result = enrolled("enroll", "Cy", song, "--consent", CONSENT, "--json")
+
+    assert result.exit_code == 0
+    (record,) = json.loads(result.stdout)
+    assert (record["outcome"], record["similar_artist"]) == ("enrolled", "Ada")
+    assert f"warning: {song}: sounds like Ada ({record['similar_norm_score']:.2f}, threshold 1.00)" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "needs the artist's consent: name the release it rests on, --consent REF"),
+        (["--consent", " "], "needs the artist's consent"),
+        (["--consent", "r-1", "--consent-expires", "2020-01-31"], "2020-01-31: that has passed; nothing is enrolled"),
+        (["--consent", "r-1", "--consent-expires", "soon"], "soon: not a date such as 2027-12-31"),
+    ],
+)
+def test_without_a_consent_that_holds_nothing_is_begun(cli, no_encoder, options, message):
+    result = cli("enroll", "Ada", cli.sing("a.wav", 1), "--home", cli.folder / "new", *options)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert message in result.stderr
+    assert not (cli.folder / "new").exists()
+
+
+@pytest.mark.parametrize(("name", "message"), [("  ", "is empty"), ("Ada\u202e", r"(U+202E)"), ("A" * 201, "201 char")])
+def test_a_name_that_cannot_be_shown_is_refused(cli, no_encoder, name, message):
+    result = cli("enroll", name, cli.sing("a.wav", 1), "--consent", CONSENT)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert message in result.stderr
+
+
+def test_a_folder_without_recordings_is_wrong_usage(cli, no_encoder):
+    (cli.folder / "empty").mkdir()
+
+    result = cli("enroll", "Ada", cli.folder / "empty", "--consent", CONSENT)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"no recordings in {cli.folder / 'empty'}" in result.stderr
+
+
+def test_a_consent_is_recorded_with_its_end(cli):
+    cli("enroll", "Ada", cli.sing("a.wav", 1), "--consent", "form-7.pdf", "--consent-expires", "2099-12-31")
+
+    (artist,) = json.loads(cli("artists", "show", "Ada", "--json").stdout)
+    assert [(r["consent"], r["consent_expires_at"]) for r in artist["references"]] == [
+        ("form-7.pdf", "2099-12-31T00:00:00Z")
+    ]
+
+
+def test_kept_audio_is_a_private_copy(cli):
+    path = cli.sing("a.wav", 1)
+
+    cli("enroll", "Ada", path, "--consent", CONSENT, "--keep-audio")
+
+    (kept,) = (cli.home / "audio").iterdir()
+    assert kept.read_bytes() == path.read_bytes()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+    assert cli("check").exit_code == 0
+
+
+def test_a_file_name_that_is_not_utf_8_is_enrolled_and_kept(cli):
+    path = Path(os.fsdecode(os.fsencode(cli.folder) + b"/caf\xe9.w\xe9v"))
+    cli.sing("a.wav", 1).rename(path)
+
+    result = cli("enroll", "Ada", path, "--consent", "caf\udce9.pdf", "--keep-audio", "--json")
+
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)[0]["path"] == f"file://{cli.folder}/caf%E9.w%E9v"
+    (artist,) = json.loads(cli("artists", "show", "Ada", "--json").stdout)
+    assert [(r["path"], r["consent"]) for r in artist["references"]] == [
+        (f"file://{cli.folder}/caf%E9.w%E9v", "caf\\udce9.pdf")
+    ]
+    assert cli("check").exit_code == 0

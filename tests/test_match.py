@@ -1,0 +1,450 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from registry import match as match_module
+from registry import scoring
+from registry.errors import EncoderMismatch, NoThreshold
+from registry.match import (
+    CANDIDATES,
+    KEPT_EVIDENCE,
+    KEPT_MATCHES,
+    Matcher,
+    find_threshold,
+    index_path,
+    write_store_index,
+)
+from registry.records import Consent, Evidence, NewTemplate
+from registry.scoring import COHORT_TOP, SECTION_WINDOWS
+from registry.verdict import likeness_in_words
+from tests.fakes import (
+    COHORT_ID,
+    DIM,
+    ENCODER_ID,
+    THRESHOLD,
+    enroll_vectors,
+    make_matcher,
+    make_voiceprint,
+    singer,
+    unit,
+)
+
+PAST = "2020-01-01T00:00:00Z"
+
+
+@pytest.fixture
+def four_artists(store, encoder) -> None:
+    for k, name in enumerate(["Ada", "Bo", "Cy", "Di"]):
+        enroll_vectors(store, encoder, name, singer(k, 12, spread=0.4, seed=k))
+
+
+def plain_matches(store, encoder, vectors: np.ndarray) -> list[tuple[str, float, float]]:
+    """(artist, score, norm_score) of a track of one section, best first, by DESIGN's words and nothing else."""
+    assert len(vectors) <= SECTION_WINDOWS
+
+    def mean(rows: np.ndarray) -> np.ndarray:
+        return rows.sum(axis=0) / np.linalg.norm(rows.sum(axis=0))
+
+    cohort = encoder.cohort
+    persons = [cohort.vectors[cohort.person == person] for person in np.unique(cohort.person)]
+    among_strangers = [max(mean(a) @ b.T) for i, a in enumerate(persons) for j, b in enumerate(persons) if i != j]
+    spread = np.std(among_strangers)
+
+    def centre(vector: np.ndarray) -> float:
+        return float(np.mean(sorted(max(vector @ person.T) for person in persons)[-COHORT_TOP:]))
+
+    gallery, names = store.gallery(), store.artist_names()
+    found = []
+    for artist_id, name in names.items():
+        templates = gallery.vectors[gallery.artist_id == artist_id]
+        score = max(mean(vectors) @ templates.T)
+        norm_score = (score - (centre(mean(vectors)) + centre(mean(templates))) / 2) / spread
+        found.append((name, float(score), float(norm_score)))
+    return sorted(found, key=lambda item: -item[2])
+
+
+# --- scores ---
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_matches_equal_a_plain_computation(store, encoder):
+    track = singer(2, 20, spread=0.8, seed=77)
+
+    matches = make_matcher(store, encoder)[0].match(make_voiceprint(track))
+
+    expected = plain_matches(store, encoder, track)
+    assert [(match.rank, match.artist) for match in matches] == [(k + 1, row[0]) for k, row in enumerate(expected)]
+    assert [match.score for match in matches] == pytest.approx([row[1] for row in expected], abs=1e-4)
+    assert [match.norm_score for match in matches] == pytest.approx([row[2] for row in expected], abs=2e-3)
+    assert [match.llr for match in matches] == pytest.approx([row[2] - 1.5 for row in expected], abs=0.01)
+    assert matches[0].likeness == likeness_in_words(matches[0].llr)
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_without_a_calibration_there_is_no_llr(store, encoder):
+    encoder.calibration = None
+
+    matches = make_matcher(store, encoder, threshold=1.0)[0].match(make_voiceprint(singer(2)))
+
+    assert [(match.llr, match.likeness) for match in matches] == [(None, None)] * 4
+
+
+def test_at_most_five_artists_are_kept(store, encoder):
+    for k in range(KEPT_MATCHES + 2):
+        enroll_vectors(store, encoder, f"artist {k}", singer(k, seed=k))
+
+    matches = make_matcher(store, encoder)[0].match(make_voiceprint(singer(3, seed=50)))
+
+    assert [match.rank for match in matches] == [1, 2, 3, 4, 5]
+    assert matches[0].artist == "artist 3"
+    assert [match.norm_score for match in matches] == sorted((match.norm_score for match in matches), reverse=True)
+
+
+def enroll_crowd(store, encoder, n_artists: int) -> np.ndarray:
+    """Artists with two templates each, written without the work of enrolling; returns (n_artists, DIM) voices."""
+    voices = unit(np.random.default_rng(0).standard_normal((n_artists, DIM)))
+    with store.writing():
+        store.bind_encoder(encoder)
+        for k, voice in enumerate(voices):
+            vectors = unit(voice + 0.05 * np.random.default_rng(k).standard_normal((2, DIM)))
+            artist_id = store.add_artist(f"artist {k}")
+            reference_id = store.add_reference(
+                artist_id,
+                store.add_consent(artist_id, Consent("r")),
+                path=f"/music/{k}.wav",
+                kept_path=None,
+                content_id=f"{k:064d}",
+                duration_s=6.0,
+                voiced_s=6.0,
+                vectors=vectors,
+                times=np.array([[0.0, 4.0], [2.0, 6.0]]),
+                forced=False,
+            )
+            store.replace_templates(
+                artist_id,
+                [NewTemplate(vector, reference_id, 2.0 * i, 2.0 * i + 4, 1) for i, vector in enumerate(vectors)],
+            )
+    return voices
+
+
+def test_with_many_artists_the_index_finds_the_same_as_all_scores_would(store, encoder, monkeypatch):
+    """Also where the crowd of expired artists, who are still in the index, would push others out of its answer."""
+    n_artists = CANDIDATES + 60
+    voices = enroll_crowd(store, encoder, n_artists)
+    with store.writing():
+        store.db.execute("UPDATE consents SET expires_at = ? WHERE artist_id % 10 = 0", [PAST])
+    by_index, _ = make_matcher(store, encoder)
+    monkeypatch.setattr(match_module, "CANDIDATES", n_artists)
+    by_all, _ = make_matcher(store, encoder)
+    assert by_index.n_artists == by_all.n_artists == n_artists - n_artists // 10
+    searched = []
+    search = by_index._index.search
+    monkeypatch.setattr(by_index._index, "search", lambda *args: searched.append(args) or search(*args))
+
+    for k in (0, 57, 200, n_artists - 2):
+        track = make_voiceprint(unit(voices[k] + 0.1 * np.random.default_rng(k).standard_normal((6, DIM))))
+        best = by_all.match(track)
+        monkeypatch.setattr(match_module, "CANDIDATES", CANDIDATES)
+        found = by_index.match(track)
+        monkeypatch.setattr(match_module, "CANDIDATES", n_artists)
+
+        assert found[0].artist == f"artist {k}"
+        assert found == best
+    assert len(searched) == 4
+
+
+def test_only_candidates_are_scored(store, encoder, monkeypatch):
+    voices = enroll_crowd(store, encoder, 30)
+    monkeypatch.setattr(match_module, "CANDIDATES", 3)
+    monkeypatch.setattr(match_module, "NEIGHBOURS", 20)
+    n_groups = []
+    pool_scores = scoring.pool_scores
+
+    def counting(windows: np.ndarray, templates: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        n_groups.append(len(starts))
+        return pool_scores(windows, templates, starts)
+
+    matcher, _ = make_matcher(store, encoder)
+    monkeypatch.setattr(scoring, "pool_scores", counting)
+    matches = matcher.match(make_voiceprint(voices[7:8]))
+
+    assert n_groups[0] == 3
+    assert (len(matches), matches[0].artist) == (3, "artist 7")
+
+
+# --- evidence ---
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_evidence_points_at_the_seconds_that_are_alike(store, encoder):
+    """Bo sings in windows 5 to 7 of a track of Cy's: those, and not their neighbours, are to be listened to."""
+    track = singer(2, 12, seed=60)
+    track[5:8] = singer(1, 3, spread=0.05, seed=61)
+
+    bo = next(m for m in make_matcher(store, encoder)[0].match(make_voiceprint(track)) if m.artist == "Bo")
+
+    gallery = store.gallery()
+    rows = np.flatnonzero(gallery.artist_id == bo.artist_id)
+    similarity = track @ gallery.vectors[rows].T
+    best = int(similarity.max(axis=1).argmax())
+    assert best in (5, 6, 7)
+    row = rows[similarity[best].argmax()]
+    assert bo.evidence[0] == Evidence(
+        track_start_s=2.0 * best,
+        track_end_s=2.0 * best + 4,
+        reference="/music/Bo.wav",
+        reference_start_s=float(gallery.start_s[row]),
+        reference_end_s=float(gallery.start_s[row]) + 4,
+        score=round(float(similarity.max()), 4),
+    )
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_evidence_does_not_overlap_and_is_best_first(store, encoder):
+    for match in make_matcher(store, encoder)[0].match(make_voiceprint(singer(0, 25, spread=0.5, seed=9))):
+        stretches = sorted((item.track_start_s, item.track_end_s) for item in match.evidence)
+        assert len(stretches) == KEPT_EVIDENCE
+        assert all(end <= start for (_, end), (start, _) in pairwise(stretches))
+        scores = [item.score for item in match.evidence]
+        assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_a_track_of_one_window_has_one_piece_of_evidence(store, encoder):
+    matches = make_matcher(store, encoder)[0].match(make_voiceprint(singer(0, 1)))
+
+    assert [len(match.evidence) for match in matches] == [1] * 4
+
+
+# --- what is matched ---
+
+
+def test_artists_whose_consent_is_over_are_left_out_and_said(store, encoder):
+    enroll_vectors(store, encoder, "Ada", singer(0))
+    enroll_vectors(store, encoder, "Bo", singer(1))
+    with store.writing():
+        store.db.execute("UPDATE consents SET expires_at = ? WHERE artist_id = 1", [PAST])
+
+    matcher, said = make_matcher(store, encoder)
+
+    assert matcher.n_artists == 1
+    assert [match.artist for match in matcher.match(make_voiceprint(singer(0)))] == ["Bo"]
+    assert [line for line in said if line.startswith("Ada: not matched, the consent on record has expired")] == said[1:]
+
+
+def test_a_registry_of_expired_artists_clears_and_says_that_there_was_nobody(store, encoder):
+    enroll_vectors(store, encoder, "Ada", singer(0))
+    with store.writing():
+        store.db.execute("UPDATE consents SET expires_at = ?", [PAST])
+
+    scan = make_matcher(store, encoder)[0].scan("a.wav", make_voiceprint(singer(0)))
+
+    assert (scan.verdict, scan.reason, scan.n_artists) == ("clear", "there is no artist to match with", 0)
+
+
+def test_before_anybody_is_enrolled_a_track_is_clear_and_nothing_is_written(store, encoder):
+    matcher, said = make_matcher(store, encoder)
+
+    scan = matcher.scan("a.wav", make_voiceprint(singer(0)))
+
+    assert (scan.verdict, scan.n_artists, scan.matches, said) == ("clear", 0, (), [])
+    assert not index_path(store.home).exists()
+
+
+def test_a_matcher_is_pinned_to_the_registry_as_it_was(store, encoder):
+    enroll_vectors(store, encoder, "Ada", singer(0))
+    matcher, _ = make_matcher(store, encoder)
+    enroll_vectors(store, encoder, "Bo", singer(1))
+    store.rename_artist("Ada", "Ada Vale")
+
+    scan = matcher.scan("a.wav", make_voiceprint(singer(1)))
+
+    assert (scan.store_revision, scan.n_artists, [match.artist for match in scan.matches]) == (1, 1, ["Ada"])
+    assert make_matcher(store, encoder)[0].match(make_voiceprint(singer(1)))[0].artist == "Bo"
+
+
+def test_a_reference_that_was_removed_since_is_not_named(store, encoder):
+    enroll_vectors(store, encoder, "Ada", singer(0))
+    matcher, _ = make_matcher(store, encoder)
+    store.remove_artist("Ada")
+
+    (match,) = matcher.match(make_voiceprint(singer(0)))
+
+    assert {item.reference for item in match.evidence} == {"(removed)"}
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_a_missing_index_is_made_and_said_and_a_present_one_is_used_in_silence(store, encoder):
+    _, said_first = make_matcher(store, encoder)
+    _, said_next = make_matcher(store, encoder)
+
+    assert ["there is no index file yet" in line for line in said_first] == [True]
+    assert said_next == []
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_a_damaged_index_changes_no_answer(store, encoder, monkeypatch):
+    monkeypatch.setattr(match_module, "CANDIDATES", 2)
+    track = make_voiceprint(singer(1, seed=5))
+    write_store_index(store, lambda _: None)
+    sound = make_matcher(store, encoder)[0].match(track)
+    content = bytearray(index_path(store.home).read_bytes())
+    content[-40] ^= 1
+    index_path(store.home).write_bytes(content)
+
+    matcher, said = make_matcher(store, encoder)
+
+    assert matcher.match(track) == sound
+    assert ["rebuilding the index from the store" in line for line in said] == [True]
+
+
+# --- verdicts ---
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_a_scan_says_what_was_decided_on_what_grounds(store, encoder):
+    matcher, _ = make_matcher(store, encoder)
+    voiceprint = replace(make_voiceprint(singer(1, 10, seed=5)), duration_s=22.00049, voiced_s=21.5)
+
+    scan = matcher.scan("in/a.wav", voiceprint, run_id=7)
+
+    assert replace(scan, matches=(), scanned_at="", reason="") == replace(
+        scan,
+        path="in/a.wav",
+        verdict="flagged",
+        reason="",
+        duration_s=22.0,
+        voiced_s=21.5,
+        n_windows=10,
+        n_artists=4,
+        threshold=THRESHOLD,
+        threshold_source="made up for tests",
+        encoder_id=ENCODER_ID,
+        cohort_id=COHORT_ID,
+        store_revision=4,
+        content_id=voiceprint.content_id,
+        scanned_at="",
+        matches=(),
+        scan_id=None,
+        run_id=7,
+    )
+    assert scan.matches == matcher.match(voiceprint)
+    json.dumps(scan.as_dict())
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_strangers_are_clear_and_keep_their_best_artists(store, encoder):
+    scan = make_matcher(store, encoder)[0].scan("a.wav", make_voiceprint(singer(6, 10)))
+
+    assert (scan.verdict, len(scan.matches)) == ("clear", 4)
+    assert scan.matches[0].norm_score < scan.threshold
+
+
+@pytest.mark.usefixtures("four_artists")
+@pytest.mark.parametrize("n_windows", [0, 1])
+def test_too_little_voice_abstains_and_names_nobody(store, encoder, n_windows):
+    voiceprint = make_voiceprint(singer(0, n_windows) if n_windows else np.empty((0, DIM)), voiced_s=1.2 * n_windows)
+
+    scan = make_matcher(store, encoder)[0].scan("a.wav", voiceprint)
+
+    assert (scan.verdict, scan.matches, scan.n_windows) == ("abstained", (), n_windows)
+    assert scan.reason == f"{voiceprint.voiced_s:.1f} s of voice found, at least 1.5 s is needed"
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_a_match_at_the_threshold_is_flagged(store, encoder):
+    voiceprint = make_voiceprint(singer(1, 10, seed=5))
+    best = make_matcher(store, encoder)[0].match(voiceprint)[0].norm_score
+
+    verdicts = [
+        make_matcher(store, encoder, threshold=threshold)[0].scan("a.wav", voiceprint).verdict
+        for threshold in (best, best + 0.001)
+    ]
+
+    assert verdicts == ["flagged", "clear"]
+
+
+# --- thresholds and encoders ---
+
+
+def test_the_threshold_is_the_calibrations_or_the_callers(encoder):
+    assert find_threshold(encoder) == (THRESHOLD, "made up for tests")
+    assert find_threshold(encoder, 0.0) == (0.0, "set by the caller")
+
+
+def test_without_a_cohort_there_is_no_threshold_even_if_one_is_given(encoder):
+    encoder.cohort = None
+
+    for threshold in (None, 3.0):
+        with pytest.raises(NoThreshold, match=r"encoder fake: has no cohort .*make one with scripts/fit_builtin\.py"):
+            find_threshold(encoder, threshold)
+
+
+def test_without_a_calibration_a_threshold_must_be_given(encoder):
+    encoder.calibration = None
+
+    with pytest.raises(NoThreshold, match=r"encoder fake: has no threshold; .*or give --threshold"):
+        find_threshold(encoder)
+    assert find_threshold(encoder, 3.0)[0] == 3.0
+
+
+@pytest.mark.parametrize("key", ["encoder_id", "cohort_id"])
+def test_a_calibration_of_another_encoder_or_cohort_is_refused(encoder, key):
+    encoder.calibration = {**encoder.calibration, key: "0" * 64}
+
+    with pytest.raises(NoThreshold, match=rf"found for another {key[:-3]} \(000000000000, this is (f|c){{12}}\)"):
+        find_threshold(encoder)
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_an_llr_of_another_encoders_calibration_is_never_given(store, encoder):
+    """With --threshold the refusal above does not come, but the llr would still be of other scores."""
+    encoder.calibration = {**encoder.calibration, "encoder_id": "0" * 64}
+
+    matches = make_matcher(store, encoder, threshold=1.0)[0].match(make_voiceprint(singer(0)))
+
+    assert [(match.llr, match.likeness) for match in matches] == [(None, None)] * 4
+
+
+def test_another_encoder_than_the_registrys_is_refused(store, encoder):
+    enroll_vectors(store, encoder, "Ada", singer(0))
+    encoder.encoder_id = "0" * 64
+
+    with pytest.raises(EncoderMismatch, match="vectors of different encoders cannot be compared"):
+        Matcher(store, encoder, print)
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf")])
+def test_a_threshold_that_is_no_number_is_refused(encoder, threshold):
+    """Nothing is at or above NaN: every track would be clear."""
+    with pytest.raises(NoThreshold, match=f"threshold {threshold}: a finite number is needed"):
+        find_threshold(encoder, threshold)
+
+
+# --- the index file ---
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_write_store_index_counts_what_it_wrote_and_removes_what_it_could_not_replace(store, monkeypatch):
+    n_templates = len(store.gallery().vectors)
+    said: list[str] = []
+
+    assert (write_store_index(store, said.append), said) == (n_templates, [])
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(match_module, "write_index", fail)
+    assert write_store_index(store, said.append) == n_templates
+    assert said == [f"{index_path(store.home)}: not written (No space left on device); the next command makes it"]
+    assert not index_path(store.home).exists()
+
+
+def test_a_registry_without_vectors_has_no_index(store):
+    assert write_store_index(store, print) == 0
+    assert not index_path(store.home).exists()

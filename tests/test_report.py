@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import replace
+
+import pytest
+
+from registry.records import Evidence, Match, Scan, Unusable
+from registry.report import clock, printable, scan_text, table_text
+
+SCAN = Scan(
+    path="in/suspect.mp3",
+    verdict="flagged",
+    reason="the best of 12 artists has norm score 4.910, the threshold is 4.400",
+    duration_s=215.31,
+    voiced_s=128.0,
+    n_windows=70,
+    n_artists=12,
+    threshold=4.4,
+    threshold_source="made up for tests",
+    encoder_id="f" * 64,
+    cohort_id="c" * 64,
+    store_revision=3,
+    content_id="0" * 64,
+    scanned_at="2026-01-02T03:04:05Z",
+    matches=(
+        Match(1, 7, "Ada", 0.714, 4.91, 1.25, "more probable if ...", (Evidence(61.5, 65.5, "/m/a.wav", 4, 8, 0.81),)),
+        Match(2, 9, "Bo", 0.4, 1.2, -0.5, "slightly more probable if ...", (Evidence(0, 4, "/m/b.wav", 0, 4, 0.5),)),
+    ),
+)
+
+
+def test_a_flagged_scan_shows_what_a_person_needs_to_check_it_by_ear():
+    assert scan_text(SCAN) == (
+        "FLAGGED  in/suspect.mp3\n"
+        "  the best of 12 artists has norm score 4.910, the threshold is 4.400\n"
+        "  128.0 s of voice in 215.3 s; 12 artists matched\n"
+        " *1. Ada: norm score 4.91, cosine 0.714, log10 likelihood ratio +1.25\n"
+        "     more probable if ...\n"
+        "     listen: track 1:01.5 to 1:05.5, /m/a.wav 0:04.0 to 0:08.0 (cosine 0.810)\n"
+        "  2. Bo: norm score 1.20, cosine 0.400, log10 likelihood ratio -0.50\n"
+        "  encoder ffffffffffff, cohort cccccccccccc, threshold 4.40: made up for tests\n"
+        "  A flag is a lead: listen to the stretches above before anything is done about this track."
+    )
+
+
+def test_every_artist_above_the_threshold_comes_with_evidence():
+    second = replace(SCAN.matches[1], norm_score=4.4)
+
+    text = scan_text(replace(SCAN, matches=(SCAN.matches[0], second)))
+
+    assert " *2. Bo" in text
+    assert "listen: track 0:00.0 to 0:04.0, /m/b.wav" in text
+
+
+def test_a_clear_scan_shows_its_best_artist_and_raises_no_alarm():
+    clear = replace(
+        SCAN, verdict="clear", matches=tuple(replace(m, norm_score=1.0, llr=None, likeness=None) for m in SCAN.matches)
+    )
+
+    assert scan_text(clear).splitlines()[3:] == [
+        "  1. Ada: norm score 1.00, cosine 0.714",
+        "     listen: track 1:01.5 to 1:05.5, /m/a.wav 0:04.0 to 0:08.0 (cosine 0.810)",
+        "  2. Bo: norm score 1.00, cosine 0.400",
+        "  encoder ffffffffffff, cohort cccccccccccc, threshold 4.40: made up for tests",
+    ]
+
+
+def test_a_track_that_could_not_be_used_shows_why():
+    text = scan_text(Unusable("in/\x1b[2Jsuspect.mp3", "empty", "0 bytes; copy or download it again"))
+
+    assert text == "FAILED  in/\\x1b[2Jsuspect.mp3\n  0 bytes; copy or download it again"
+
+
+HOSTILE = {
+    "\x1b[2J": "\\x1b[2J",
+    "a\nFLAGGED b": "a\\nFLAGGED b",
+    "a\rb": "a\\rb",
+    "a\tb": "a\\tb",
+    "\x00": "\\x00",
+    "\x7f": "\\x7f",
+    "\x9b31m": "\\x9b31m",
+    "\u202egnp.exe": "\\u202egnp.exe",
+    "\u2066\u2069": "\\u2066\\u2069",
+    "\u200b\u200f\ufeff": "\\u200b\\u200f\\ufeff",
+    "\u2028\u2029": "\\u2028\\u2029",
+    "\U000e0041": "\\U000e0041",
+    "caf\udce9": "caf\\udce9",
+}
+
+
+@pytest.mark.parametrize(("text", "escaped"), HOSTILE.items())
+def test_text_of_strangers_cannot_steer_a_terminal(text, escaped):
+    assert printable(text) == escaped
+
+
+@pytest.mark.parametrize("text", ["Zoé", "李娜", "Ядвига", "שרה", "🎤 live", "Zoe\u0301", "a b"])
+def test_text_in_any_script_is_shown_as_it_is(text):
+    assert printable(text) == text
+
+
+def test_every_place_where_strangers_text_is_shown_is_escaped():
+    bad = "\x1b]0;\u202e\n"
+    evidence = Evidence(0, 4, bad, 0, 4, 0.5)
+    scan = replace(
+        SCAN,
+        path=bad,
+        reason=bad,
+        threshold_source=bad,
+        matches=(replace(SCAN.matches[0], artist=bad, evidence=(evidence,)),),
+    )
+
+    text = scan_text(scan) + "\n" + table_text([{"path": bad, "n": 1}], ["path", "n"])
+
+    assert {c for c in text if unicodedata.category(c) in ("Cc", "Cf")} == {"\n"}
+    assert text.count("\n") == 10
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0:00.0"),
+        (3.04, "0:03.0"),
+        (59.94, "0:59.9"),
+        (59.96, "1:00.0"),
+        (125.5, "2:05.5"),
+        (3599.99, "1:00:00.0"),
+        (36_061.25, "10:01:01.2"),
+    ],
+)
+def test_times_read_as_in_a_player(seconds, text):
+    assert clock(seconds) == text
+
+
+def test_a_table_has_a_column_for_each_key_asked_for():
+    rows = [
+        {"name": "Ada", "voiced_s": 12.345, "kept": None, "other": "left out"},
+        {"name": "Bo Longname", "voiced_s": 3.0, "kept": True},
+    ]
+
+    assert table_text(rows, ["name", "voiced_s", "kept"]) == (
+        "name         voiced_s  kept\n-----------  --------  ----\nAda          12.3\nBo Longname  3.0       True"
+    )
+
+
+def test_a_table_without_rows_is_nothing():
+    assert table_text([], ["name"]) == ""
