@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sqlite3
@@ -70,12 +69,12 @@ class Store:
         elif not self.path.is_file():
             raise RegistryError(f"{home}: no registry here; `likeness enroll` or `likeness init` makes one")
         try:
-            with _alone_in(home), ExitStack() as on_failure:
+            with ExitStack() as on_failure:
                 connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_MS / 1000)
                 on_failure.callback(connection.close)
                 self.db = Database(connection)
                 for pragma in ("foreign_keys = ON", "secure_delete = ON"):
-                    self.db.execute(f"PRAGMA {pragma}")
+                    self.db.execute(f"PRAGMA {pragma}").fetchone()
                 self._migrate(create)
                 for pragma in ("journal_mode = WAL", "synchronous = FULL"):
                     self.db.execute(f"PRAGMA {pragma}").fetchone()
@@ -481,18 +480,6 @@ def _make_private(home: Path, path: Path) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except OSError as error:
         raise RegistryError(f"{home}: cannot be made a registry ({error.strerror}); choose another --home") from error
-
-
-@contextmanager
-def _alone_in(home: Path) -> Iterator[None]:
-    """Let others who open the same registry wait: SQLite refuses at once who meets the change to WAL mode."""
-    descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with suppress(OSError):  # not every file system has locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _blob(array: np.ndarray) -> bytes:

@@ -70,7 +70,7 @@ SEARCHES = {
 MATES = ("strangers-sung", "strangers-sung+6db", "strangers-sung+0db", "strangers-mixes")
 
 #: --quick: of each set this many persons (pieces), and this many tracks and models of each.
-QUICK_PERSONS = 3
+QUICK_PERSONS = 2
 QUICK_CLIPS = 2
 QUICK_RESAMPLES = 50
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,13 @@ class SlowEncoder(FakeEncoder):
         return super().embed_windows(samples)
 
 
+class StuckEncoder(FakeEncoder):
+    """Takes longer to load than any test waits."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        time.sleep(600)
+
+
 class DyingEncoder(FakeEncoder):
     """Is killed at its third call, as by a kernel that is out of memory."""
 
@@ -101,6 +109,11 @@ def write_model(directory: Path, voice_like: Callable[..., np.ndarray], n_strang
     }
     (directory / CALIBRATION).write_text(json.dumps(calibration), encoding="ascii")
     return directory
+
+
+@lru_cache(maxsize=64)  # synthesis took half of the tests' time
+def _song(voice_like: Callable[..., np.ndarray], who: int, song: int, duration_s: float) -> np.ndarray:
+    return voice_like(duration_s, f0_hz=130.0 + 7 * song, seed=who)
 
 
 class Cli:
@@ -134,8 +147,7 @@ class Cli:
         """Write a song of the made-up singer `who`; other songs are at another pitch."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        samples = self._voice_like(duration_s, f0_hz=130.0 + 7 * song, seed=who)
-        soundfile.write(path, samples, RATE_HZ, subtype="PCM_16")
+        soundfile.write(path, _song(self._voice_like, who, song, duration_s), RATE_HZ, subtype="PCM_16")
         return path
 
     def enroll(self, artist: str, who: int, n_songs: int = 2) -> list[Path]:

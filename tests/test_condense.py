@@ -46,11 +46,13 @@ def test_voices_that_lie_apart_get_a_template_each():
 
 
 def test_each_medoid_is_the_window_nearest_to_its_template_and_is_one_that_it_stands_for():
-    windows = singer(0, 120, spread=1.0)
+    # Found by trying seeds: the window nearest to one of these templates stands for another.
+    windows = unit(np.random.default_rng(681).standard_normal((12, 3)))
 
     templates, medoids, _ = condense_windows(windows)
 
     nearest = np.argmax(windows @ templates.T, axis=1)
+    assert np.argmax(windows @ templates.T, axis=0).tolist() != medoids.tolist()
     for k, medoid in enumerate(medoids):
         own = np.flatnonzero(nearest == k)
         assert medoid == own[np.argmax(windows[own] @ templates[k])]

@@ -158,6 +158,19 @@ def test_with_many_artists_the_index_finds_the_same_as_all_scores_would(store, e
     assert len(searched) == 4
 
 
+def test_an_expired_artist_in_the_index_is_not_taken_for_the_next_one(store, encoder, monkeypatch):
+    """The index still names Ada's templates, which would crowd out or be taken for Bo's, who come next."""
+    for name, axis in (("Ada", 0), ("Bo", 5), ("Cy", 1)):
+        enroll_vectors(store, encoder, name, singer(axis, seed=axis))
+    with store.writing():
+        store.db.execute("UPDATE consents SET expires_at = ? WHERE artist_id = 1", [PAST])
+    monkeypatch.setattr(match_module, "CANDIDATES", 1)
+
+    (match,) = make_matcher(store, encoder)[0].match(make_voiceprint(unit(np.eye(DIM)[:1] + 0.5 * np.eye(DIM)[1:2])))
+
+    assert match.artist == "Cy"
+
+
 def test_only_candidates_are_scored(store, encoder, monkeypatch):
     voices = enroll_crowd(store, encoder, 30)
     monkeypatch.setattr(match_module, "CANDIDATES", 3)

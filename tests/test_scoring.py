@@ -115,8 +115,11 @@ def test_the_same_template_twice_changes_nothing():
     )
 
 
-def test_windows_that_cancel_out_score_nothing_with_anybody():
-    windows = np.concatenate([np.eye(DIM, dtype=np.float32)[:1], -np.eye(DIM, dtype=np.float32)[:1]])
+@pytest.mark.parametrize("rest", [0.0, 5e-7])
+def test_windows_that_cancel_out_score_nothing_with_anybody(rest):
+    """Nor does what rounding leaves of them."""
+    windows = np.concatenate([np.eye(DIM)[:1], -np.eye(DIM)[:1]]).astype(np.float32)
+    windows[1, 1] = rest
     templates, starts = random_groups([2, 2])
 
     assert pool_scores(windows, templates, starts).tolist() == [0.0, 0.0]

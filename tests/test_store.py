@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sqlite3
 import stat
 import threading
@@ -202,6 +203,26 @@ def test_a_transaction_that_fails_leaves_nothing(store, error):
         raise error("in the middle")
 
     assert (table_counts(store), store.revision, store.encoder_id) == ({}, 0, None)
+
+
+def _die_while_writing(home: Path) -> None:
+    with Store(home) as store, store.writing():
+        for k in range(200):
+            add_reference(store, f"artist {k}", f"{k:064d}")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_writer_that_is_killed_leaves_nothing(store, ada):
+    process = multiprocessing.get_context("spawn").Process(target=_die_while_writing, args=(store.home,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+
+    with store.writing():  # and holds no lock
+        add_reference(store, "Bo", "b" * 64)
+
+    assert [artist.name for artist in store.artists()] == ["Ada", "Bo"]
+    assert (store.revision, store.problems()) == (2, [])
 
 
 def test_readers_see_the_old_state_until_a_transaction_ends(store):

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,6 +163,8 @@ def _outcomes(path: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
             file.write(json.dumps(line) + "\n")
             file.flush()
         except OSError as error:
+            with suppress(OSError):  # closing tries to write the rest once more
+                file.close()
             raise RegistryError(f"{path}: cannot be written ({error.strerror}); free some space") from error
 
     try:

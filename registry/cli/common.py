@@ -131,11 +131,12 @@ def progress_bar(unit: str, *, hidden: bool = False) -> Iterator[Progress]:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        TextColumn("{task.description}", markup=False, table_column=Column(max_width=18, no_wrap=True)),
+        BarColumn(bar_width=None),  # what the others leave
         MofNCompleteColumn(),
         TextColumn(f"{unit} {{task.fields[note]}}", markup=False),
         TimeElapsedColumn(),
@@ -144,5 +145,7 @@ def progress_bar(unit: str, *, hidden: bool = False) -> Iterator[Progress]:
     )
     # Left to itself, rich prints on its own console, stderr, also what is meant for stdout.
     disable = hidden or not sys.stderr.isatty()
-    with Progress(*columns, console=console, disable=disable, transient=True, redirect_stdout=False) as progress:
+    with Progress(
+        *columns, console=console, disable=disable, transient=True, expand=True, redirect_stdout=False
+    ) as progress:
         yield progress
