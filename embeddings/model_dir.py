@@ -170,7 +170,9 @@ def load_calibration(directory: Path) -> dict[str, Any] | None:
         return None
     try:
         calibration: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = sorted({"encoder_id", "cohort_id", "threshold", "threshold_source", "llr"} - set(calibration))
+        missing = sorted(
+            {"encoder_id", "cohort_id", "scoring", "threshold", "threshold_source", "llr"} - set(calibration)
+        )
         if missing:
             raise ValueError(f"it has no {', '.join(missing)}")
     except (OSError, ValueError, TypeError) as error:

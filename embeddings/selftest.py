@@ -68,7 +68,9 @@ def sing() -> np.ndarray:
         voice += np.where(frequency_hz < 7000, gain, 0) / harmonic**0.5 * np.sin(harmonic * phase)
     syllable = np.minimum(1, np.minimum((t % 0.75) / 0.04, (0.75 - t % 0.75) / 0.06))
     voice *= syllable * 0.3 / np.abs(voice).max()
-    return np.column_stack([voice, 0.6 * voice])
+    # Two different channels, so that one that is dropped or swapped for the mean is noticed.
+    other = 0.6 * np.roll(voice, round(0.3 * _RATE_HZ))
+    return np.column_stack([voice, other])
 
 
 def embed_golden_audio(encoder: SpeechBrainEncoder) -> Voiceprint:

@@ -208,9 +208,14 @@ def find_threshold(encoder: Any, threshold: float | None = None) -> tuple[float,
 
 def _calibration_misfit(encoder: Any) -> str | None:
     """What an encoder's calibration was made for instead of it, if so; None also where it has no calibration."""
+    calibration = encoder.calibration
+    if calibration is None:
+        return None
     for key, value in (("encoder_id", encoder.encoder_id), ("cohort_id", encoder.cohort.cohort_id)):
-        if encoder.calibration is not None and encoder.calibration[key] != value:
-            return f"{key[:-3]} ({encoder.calibration[key][:12]}, this is {value[:12]})"
+        if calibration[key] != value:
+            return f"{key[:-3]} ({calibration[key][:12]}, this is {value[:12]})"
+    if calibration["scoring"] != scoring.CONSTANTS:
+        return f"way of scoring ({calibration['scoring']}, this is {scoring.CONSTANTS})"
     return None
 
 

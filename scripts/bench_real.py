@@ -51,7 +51,7 @@ from trial_vectors import (
 from embeddings import vocals
 from embeddings.audio import open_audio
 from embeddings.model_dir import HOUSE, model_digest
-from registry import metrics, scoring
+from registry import intervals, scoring
 from registry.match import find_threshold
 
 SYSTEMS = ("house", "house+pool", "house+norm", "resemblyzer")
@@ -98,15 +98,15 @@ class Row:
 
 def verification(
     name: str, pairs: Pairs, scores: np.ndarray, chosen: np.ndarray, n_resamples: int, *, by_target: bool = False
-) -> dict[str, metrics.Estimate]:
+) -> dict[str, intervals.Estimate]:
     """Figures of some of a set's pairs; `by_target`: every person imitated counts alike, not every clip."""
     target, test_person = pairs.is_target[chosen], pairs.test_person[chosen]
-    return metrics.bootstrap_verification(
+    return intervals.bootstrap_verification(
         scores[chosen],
         target,
         pairs.enroll_person[chosen],
         test_person,
-        weights=metrics.balanced_weights(target, test_person) if by_target else None,
+        weights=intervals.balanced_weights(target, test_person) if by_target else None,
         n_resamples=n_resamples,
         # Corpora are averaged: their resamples must be independent. The same for every system, which pairs them.
         seed=zlib.crc32(name.encode()),
@@ -119,7 +119,7 @@ def verification_rows(
     """EER, AUC and minDCF of every verification set and of the averages over sung corpora."""
     rows: list[Row] = []
 
-    def add(name: str, figures: Mapping[str, metrics.Estimate], n: int) -> None:
+    def add(name: str, figures: Mapping[str, intervals.Estimate], n: int) -> None:
         for metric, estimate in figures.items():
             percent = 100 if metric in ("eer", "auc") else 1
             reported = f"{metric}_pct" if percent == 100 else metric
@@ -136,7 +136,7 @@ def verification_rows(
             add(name, figures, len(scores))
             corpora.append(figures)
             n_trials += len(scores)
-        mean = {metric: metrics.macro_estimate([figures[metric] for figures in corpora]) for metric in corpora[0]}
+        mean = {metric: intervals.macro_estimate([figures[metric] for figures in corpora]) for metric in corpora[0]}
         add(f"sung{level}, mean of corpora", mean, n_trials)
     for name in ("sung-mir1k+mix", "mix-mir1k", "speech", *CLONE_SETS):
         pairs = sets[name].pairs()
@@ -404,7 +404,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"resemblyzer is left out: {error}; pip install 'likeness[bench]'", file=sys.stderr)
             systems.remove("resemblyzer")
     suffix = f".{options.fold}" + (".quick" if options.quick else "")
-    n_resamples = QUICK_RESAMPLES if options.quick else metrics.DEFAULT_RESAMPLES
+    n_resamples = QUICK_RESAMPLES if options.quick else intervals.DEFAULT_RESAMPLES
     sets = build_trials(options.audio, options.fold)
     if options.quick:
         sets = {name: thin_out(trials) for name, trials in sets.items()}

@@ -418,7 +418,7 @@ def fit(
             f"{BUDGET_FPIR:.0%} of fold {FOLD} strangers' tracks against {n_artists} artists, provisional"
         ).replace("%", " %", 1),
         # Another of these makes other norm_scores, and the threshold is no longer one.
-        "scoring": {"cohort_top": scoring.COHORT_TOP, "section_windows": scoring.SECTION_WINDOWS},
+        "scoring": scoring.CONSTANTS,
         "budget_fpir": BUDGET_FPIR,
         "n_artists": n_artists,
         "n_strangers": {

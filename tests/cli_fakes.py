@@ -25,6 +25,7 @@ import soundfile
 from click.testing import CliRunner, Result
 
 from embeddings.model_dir import CALIBRATION, COHORT, load_calibration, load_cohort
+from registry import scoring
 from registry.cli import main
 from registry.store import Store
 
@@ -103,6 +104,7 @@ def write_model(directory: Path, voice_like: Callable[..., np.ndarray], n_strang
     calibration = {
         "encoder_id": ENCODER_ID,
         "cohort_id": hashlib.sha256((directory / COHORT).read_bytes()).hexdigest(),
+        "scoring": scoring.CONSTANTS,
         "threshold": THRESHOLD,
         "threshold_source": "made up for tests",
         "llr": {"slope": 1.0, "intercept": -2.0},

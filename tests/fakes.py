@@ -16,6 +16,7 @@ import pytest
 
 from embeddings.extract import Voiceprint
 from embeddings.model_dir import CALIBRATION, COHORT, Cohort, load_calibration, load_cohort
+from registry import scoring
 from registry.enroll import Enrollment, enroll_recording
 from registry.match import Matcher
 from registry.records import Consent
@@ -71,6 +72,7 @@ def fake_calibration(cohort_id: str, threshold: float = THRESHOLD) -> dict[str, 
     return {
         "encoder_id": ENCODER_ID,
         "cohort_id": cohort_id,
+        "scoring": scoring.CONSTANTS,
         "threshold": threshold,
         "threshold_source": "made up for tests",
         "llr": {"slope": 1.0, "intercept": -1.5},

@@ -16,6 +16,7 @@ import soundfile
 
 from embeddings.extract import embed_file
 from embeddings.model_dir import model_digest
+from embeddings.vocals import Windows
 from embeddings.workers import EncoderProcess, WorkerDied
 from registry import scans
 from registry.batch import Pipeline, list_items, open_run
@@ -231,12 +232,13 @@ def test_a_stopped_run_is_found_by_the_same_inputs_in_any_order(batch):
 def test_relative_inputs_name_the_same_run_only_from_the_same_folder(batch, monkeypatch):
     """The run's tracks are listed relative to it too, and would not be found from elsewhere."""
     batch.cli.sing("in/a.wav", 1)
+    batch.cli.sing("other/in/a.wav", 1)
     monkeypatch.chdir(batch.cli.folder)
     run = batch.open(Path("in"))
 
     assert batch.open(Path("in")).run_id == run.run_id
-    monkeypatch.chdir(batch.cli.folder / "in")
-    assert batch.open(Path("../in")).run_id != run.run_id
+    monkeypatch.chdir(batch.cli.folder / "other")
+    assert batch.open(Path("in")).run_id != run.run_id
 
 
 def test_a_finished_run_is_not_gone_on_with_and_the_new_one_says_so(batch):
@@ -366,22 +368,36 @@ def test_more_workers_than_tracks_are_not_started(batch, monkeypatch):
     assert len(started) == 1
 
 
+def murder(track: Any) -> None:
+    if Path(track.item["path"]).name == "long.wav" and track.decoder._process.is_alive():
+        os.kill(track.decoder._process.pid, signal.SIGKILL)
+        track.decoder._process.join()
+
+
 class Murder(Pipeline):
-    """Kills the decoder of `long.wav` after its first chunk."""
+    """Kills the decoder of `long.wav` after its first chunk, before it is asked for the next."""
 
     def _take_windows(self, track: Any) -> None:
         super()._take_windows(track)
-        if Path(track.item["path"]).name == "long.wav" and track.decoder._process.is_alive():
-            os.kill(track.decoder._process.pid, signal.SIGKILL)
-            track.decoder._process.join()
+        murder(track)
 
 
-def test_a_track_whose_decoder_is_killed_fails_and_the_others_go_on(batch):
+class EarlyMurder(Pipeline):
+    """Kills the decoder of `long.wav` while it works on its first chunk."""
+
+    def _begin(self, item: dict[str, Any]) -> None:
+        super()._begin(item)
+        for track in self._busy.values():
+            murder(track)
+
+
+@pytest.mark.parametrize("pipeline", [Murder, EarlyMurder])
+def test_a_track_whose_decoder_is_killed_fails_and_the_others_go_on(batch, pipeline):
     batch.cli.sing("in/a.wav", 1)
     batch.cli.sing("in/long.wav", 1, duration_s=80.0)
     batch.cli.sing("in/z.wav", 2)
 
-    batch.examine(batch.cli.folder / "in", pipeline=Murder)
+    batch.examine(batch.cli.folder / "in", pipeline=pipeline)
 
     outcomes = batch.by_name()
     assert {name: item["outcome"] for name, item in outcomes.items()} == {
@@ -414,6 +430,32 @@ def test_a_decoder_that_dies_idle_costs_no_track(batch):
     batch.examine(batch.cli.sing("a.wav", 1), pipeline=IdleMurder)
 
     assert batch.by_name()["a.wav"]["outcome"] == "flagged"
+
+
+class Inbox:
+    """Where an encoder would be; notes what it is given."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+
+    def start(self, samples: np.ndarray) -> None:
+        self.shapes.append(samples.shape)
+
+
+def test_windows_travel_together_up_to_a_batch_and_only_with_others_of_their_length():
+    inbox = Inbox()
+    pipeline = Pipeline(None, None, inbox, n_workers=1)
+
+    for n_windows, n_samples in [(20, 64000), (11, 64000), (20, 64000), (5, 64000), (1, 40000), (32, 64000)]:
+        windows = Windows(np.zeros((n_windows, n_samples), np.float32), np.zeros(n_windows), np.zeros(n_windows))
+        pipeline._ready.append((None, windows))
+    pipeline._feed_encoder()
+    pipeline._feed_encoder()
+    pipeline._embedding.clear()  # as if it had answered
+    pipeline._feed_encoder()
+
+    assert inbox.shapes == [(51, 64000), (5, 64000), (1, 40000), (32, 64000)]
+    assert not pipeline._ready
 
 
 class Counting(Pipeline):

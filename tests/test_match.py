@@ -414,6 +414,13 @@ def test_a_calibration_of_another_encoder_or_cohort_is_refused(encoder, key):
         find_threshold(encoder)
 
 
+def test_a_calibration_of_another_way_of_scoring_is_refused(encoder):
+    encoder.calibration = {**encoder.calibration, "scoring": {"cohort_top": 1, "section_windows": 2}}
+
+    with pytest.raises(NoThreshold, match=r"found for another way of scoring \(\{'cohort_top': 1,"):
+        find_threshold(encoder)
+
+
 @pytest.mark.usefixtures("four_artists")
 def test_an_llr_of_another_encoders_calibration_is_never_given(store, encoder):
     """With --threshold the refusal above does not come, but the llr would still be of other scores."""

@@ -268,6 +268,7 @@ def test_the_calibration_is_loaded_as_it_is(model):
     calibration = {
         "encoder_id": "e",
         "cohort_id": "c",
+        "scoring": {"cohort_top": 150},
         "threshold": 4.4,
         "threshold_source": "made up",
         "llr": {"slope": 1.0, "intercept": -2.0},

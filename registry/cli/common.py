@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_JSON = "likeness.json"  # in click's context: whether --json was given
+
 EXIT_SKIPPED = 3
 EXIT_DAMAGED = 4
 EXIT_FLAGGED = 5
@@ -50,9 +52,14 @@ def _expand_home(context: click.Context, parameter: click.Parameter, path: Path)
 
 def format_option(command: Command) -> Command:
     """Add --format, with --json for short."""
-    # The default stands here too: click before 8.3 takes that of whichever option it processes last.
+    # Two options for one parameter would do, but click before 8.3 then loses the default.
     command = click.option(
-        "--json", "output_format", flag_value="json", default="table", help="Short for --format json."
+        "--json",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=lambda context, _, chosen: context.meta.update({_JSON: chosen}),
+        help="Short for --format json.",
     )(command)
     return click.option(
         "--format",
@@ -60,6 +67,7 @@ def format_option(command: Command) -> Command:
         type=click.Choice(["table", "json", "jsonl"]),
         default="table",
         show_default=True,
+        callback=lambda context, _, chosen: "json" if context.meta[_JSON] else chosen,
         help="Results on stdout as a table for people, one JSON value, or one JSON object per line.",
     )(command)
 
