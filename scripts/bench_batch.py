@@ -3,11 +3,11 @@
     python scripts/bench_batch.py            # 40 tracks of a minute, 3 rounds
     python scripts/bench_batch.py --quick    # 6 tracks, 1 round, about a minute
 
-The tracks are synthetic songs (scripts/synth_voices.py), one after the other, and so are the four artists who are enrolled
-in a registry made for this. Everything is measured as a user would: whole commands, from their start to their end, with
-the built-in encoder. "Once started" leaves out what a batch takes before and around its tracks: the time of the same
-batch with one track is subtracted. The loop is measured on a few tracks and given per track, because all of its tracks
-cost the same. Both must give the same verdicts and scores, or this stops.
+The tracks are synthetic songs (scripts/synth_voices.py), one after the other, and so are the four artists who are
+enrolled in a registry made for this. Everything is measured as a user would: whole commands, from their start to their
+end, with the built-in encoder. "Once started" leaves out what a batch takes before and after its tracks: the time of
+the same batch with one track is subtracted. The loop is measured on a few tracks and given per track, because all its
+tracks cost the same. Both must give the same verdicts and scores, or this stops.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import soundfile
 import synth_voices as voices
 
 REPO = Path(__file__).parent.parent
+SONG_S = 20.0
 TRACK_S = 60.0
 N_LOOP = 3  # tracks that are queried one process at a time
 WORKERS = (1, 2)
@@ -47,7 +48,7 @@ def likeness(home: Path, *arguments: object) -> tuple[float, str]:
 
 def render(singer: voices.Singer, name: str) -> np.ndarray:
     rng = voices.rng_for(f"bench_batch {name}")
-    return voices.render_song(singer, voices.compose(singer, rng), rng)
+    return voices.render_song(singer, voices.compose(singer, rng, SONG_S), rng)
 
 
 def make_registry(folder: Path) -> Path:

@@ -19,18 +19,17 @@ import argparse
 import csv
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from trial_audio import DEFAULT_AUDIO
 
 from embeddings import vocals
 from embeddings.audio import open_audio
 
-AUDIO_ROOT = Path(os.environ.get("LIKENESS_AUDIO", "/work/shared/audio"))
 MIN_VOICED_S = 1.5
 MIN_CLIP_S = 2.0
 RATE_HZ = 16000
@@ -58,16 +57,16 @@ class Outcome:
 
 
 def list_clips(fold: str) -> Iterator[Clip]:
-    with (AUDIO_ROOT / "dev/voices.csv").open() as lines:
+    with (DEFAULT_AUDIO / "dev/voices.csv").open() as lines:
         for row in csv.DictReader(lines):
             if row["fold"] == fold and row["kind"] != "clones":
                 corpus = "" if row["kind"] != "mixes" else f" {row['person_id'].split('-')[0]}"
-                yield Clip(row["kind"] + corpus, row["person_id"], AUDIO_ROOT / row["path"])
+                yield Clip(row["kind"] + corpus, row["person_id"], DEFAULT_AUDIO / row["path"])
     for folder in ("instrumental", "music"):
-        with (AUDIO_ROOT / f"dev/{folder}.csv").open() as lines:
+        with (DEFAULT_AUDIO / f"dev/{folder}.csv").open() as lines:
             for row in csv.DictReader(lines):
                 if "AB"[hashlib.sha256(row["track"].encode()).digest()[0] % 2] == fold:
-                    yield Clip(folder, row["track"], AUDIO_ROOT / row["path"])
+                    yield Clip(folder, row["track"], DEFAULT_AUDIO / row["path"])
 
 
 def detect(samples: np.ndarray) -> tuple[int, vocals.VocalWindows]:

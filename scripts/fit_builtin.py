@@ -1,7 +1,7 @@
 """Find a model directory's threshold and score calibration on fold A, and write them beside the model.
 
-    LIKENESS_AUDIO=DIR python scripts/fit_builtin.py                     # the built-in encoder
-    LIKENESS_AUDIO=DIR python scripts/fit_builtin.py MODEL_DIR --dry-run
+    python scripts/fit_builtin.py                     # the built-in encoder
+    python scripts/fit_builtin.py MODEL_DIR --dry-run
 
 The last step whenever an encoder, its cohort or the front end has changed. It prints how variants of normalising do,
 chooses the threshold on norm_score (the smallest at which at most `BUDGET_FPIR` of strangers' tracks are flagged), fits
@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 from make_trials import TrialSet, build_trials
-from trial_audio import active_samples, load_mono, loop_from, mix_at_level, trim_silence
+from trial_audio import DEFAULT_AUDIO, active_samples, load_mono, loop_from, mix_at_level, trim_silence
 from trial_vectors import (
     DEFAULT_CACHE,
     House,
@@ -445,9 +445,8 @@ def fit(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = os.environ.get("LIKENESS_AUDIO")
     parser.add_argument("model_dir", type=Path, nargs="?", default=HOUSE_DIR, help="(default: %(default)s)")
-    parser.add_argument("--audio", type=Path, default=default, required=default is None, help="folder of recordings")
+    parser.add_argument("--audio", type=Path, default=DEFAULT_AUDIO, help="folder of recordings (%(default)s)")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="where vectors are kept (%(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the encoder (%(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print only; write nothing into MODEL_DIR")

@@ -1,6 +1,6 @@
 """Write the trials every benchmark uses: who is enrolled from what, what is tried, and under which music.
 
-    python scripts/make_trials.py --audio $LIKENESS_AUDIO --out DIR
+    python scripts/make_trials.py --out DIR
 
 Ids and rules only, never audio; the same manifests and seed give the same bytes. Choose on fold A, report on fold B:
 persons, pieces of music and instrumentals are all divided between the two.
@@ -57,7 +57,6 @@ import csv
 import hashlib
 import itertools
 import json
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -65,7 +64,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from trial_audio import MIXING_RULE, AudioItem
+from trial_audio import DEFAULT_AUDIO, MIXING_RULE, AudioItem
 
 FORMAT = 1
 SEED = 1
@@ -714,8 +713,7 @@ COUNT_HEAD = f"{'set':20} {'fold':4}" + "".join(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    default = os.environ.get("LIKENESS_AUDIO")
-    parser.add_argument("--audio", type=Path, default=default, required=default is None, help="folder of recordings")
+    parser.add_argument("--audio", type=Path, default=DEFAULT_AUDIO, help="folder of recordings (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the trials")
     parser.add_argument("--fold", choices=FOLDS, help="only this fold")
     parser.add_argument("--seed", type=int, default=SEED)

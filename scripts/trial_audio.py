@@ -10,6 +10,7 @@ Decoding here is plain soundfile and soxr on purpose: the front end under test m
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,10 @@ MIXING_RULE = (
     "music loses, by the same rule, its silent beginning and end, and is looped from its offset; the voice keeps its "
     f"loudness; where the sum exceeds full scale all of it is turned down; mono, {RATE_HZ} Hz"
 )
+
+
+#: The folder of recordings that scripts use unless they are told of another.
+DEFAULT_AUDIO = Path(os.environ.get("LIKENESS_AUDIO") or Path(__file__).resolve().parents[2] / "shared" / "audio")
 
 
 @dataclass(frozen=True)
