@@ -415,8 +415,9 @@ def fit(
     return {
         "threshold": threshold,
         "threshold_source": (
-            f"{BUDGET_FPIR:.0%} of fold {FOLD} strangers' tracks against {n_artists} artists, provisional"
-        ).replace("%", " %", 1),
+            f"flags {100 * BUDGET_FPIR:.0f} % of strangers' tracks of the development recordings, fold {FOLD}, "
+            f"against {n_artists} artists; provisional"
+        ),
         # Another of these makes other norm_scores, and the threshold is no longer one.
         "scoring": scoring.CONSTANTS,
         "budget_fpir": BUDGET_FPIR,
