@@ -133,9 +133,9 @@ def _load(directory: Path) -> tuple[Any, Any]:
     """Load a SpeechBrain model from `directory`, writing nothing anywhere; returns (model, torch)."""
     from embeddings.torchaudio_compat import import_torchaudio
 
-    # Read when torch is loaded. By default its threads wait for one another by spinning, and where another process wants
-    # a core too, such as a decoder of a batch, that costs six times the time (2 cores: 18 against 120 x real time, as
-    # fast as ever when idle).
+    # Read when torch is loaded. Left alone, its threads wait for one another by spinning, which is slow where others
+    # want the cores too, as the decoders of a batch do (2 cores, one of them busy: 18 against 120 x real time), and
+    # gains nothing on an idle machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.getLogger("speechbrain").setLevel(logging.WARNING)  # it announces every file that it opens
     with warnings.catch_warnings():

@@ -19,8 +19,9 @@ from embeddings.model_dir import model_digest
 from embeddings.vocals import Windows
 from embeddings.workers import EncoderProcess, WorkerDied
 from registry import scans
-from registry.batch import Pipeline, list_items, open_run
+from registry.batch import Pipeline, open_run
 from registry.errors import ManifestError, RunMismatch
+from registry.manifest import list_items
 from registry.match import Matcher
 from registry.records import BatchItem, Run, Scan, path_of, path_text
 from registry.store import Store

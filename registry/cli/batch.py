@@ -75,8 +75,9 @@ def batch(
 
     from embeddings.encoder import SpeechBrainEncoder
     from embeddings.workers import EncoderProcess
-    from registry.batch import list_items, open_run
+    from registry.batch import open_run
     from registry.config import encoder_source, trusted_models
+    from registry.manifest import list_items
     from registry.match import Matcher
 
     if new_run and repin:
