@@ -103,7 +103,7 @@ def test_what_decides_is_pure(module, allowed):
 
 
 def test_only_tasks_and_commands_import_embeddings():
-    tasks = {"registry.enroll", "registry.match", "registry.batch", "registry.config"}
+    tasks = {"registry.enroll", "registry.match", "registry.batch", "registry.manifest", "registry.config"}
     others = {name for name in importers_of("embeddings") if name.startswith("registry.") and ".cli" not in name}
 
     assert others == tasks
