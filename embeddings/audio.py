@@ -72,6 +72,7 @@ SUFFIXES = frozenset(
 
 MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 384_000  # telephone; twice the highest rate in common use
 MAX_CHANNELS = 64  # seventh-order ambisonics
+NOT_AUDIO = "not audio, or of a format that Likeness cannot read; no decoder recognises it"
 SILENCE_PEAK = 1e-4  # of full scale (-80 dBFS): three steps of 16 bits; a choice, not a measurement
 MAX_PEAK = 2.0**31  # a float file in the scale of integers is read as it is; more would overflow the resampler
 PIECE_SAMPLES = 2**18  # frames x channels decoded at a time, 1 MiB: 64 channels at 384 kHz cost what mono does
@@ -264,7 +265,9 @@ def _check_audible(n_frames: int, duration_s: float, peak: float, mono_peak: flo
         )
     if mono_peak < SILENCE_PEAK:
         raise InvalidAudio(
-            "silent", f"peak {mono_peak:.2g} of full scale in {duration_s:.1f} s, at least {SILENCE_PEAK:g} is needed"
+            "silent",
+            f"it is silent: peak {mono_peak:.2g} of full scale in {duration_s:.1f} s, "
+            f"at least {SILENCE_PEAK:g} is needed",
         )
 
 
@@ -365,7 +368,7 @@ def _open_ffmpeg(file: io.FileIO, resources: ExitStack) -> tuple[AudioInfo, Piec
         if _MEDIA_MAGIC.match(head):
             reason = "libsndfile cannot read this file to its end; FFmpeg may: pip install 'likeness[media]'"
             raise InvalidAudio("unsupported", reason) from error
-        raise InvalidAudio("not_audio", "no decoder recognises it") from error
+        raise InvalidAudio("not_audio", NOT_AUDIO) from error
     # FFmpeg's own errors, and what our file object raises when a broken file asks for a negative offset.
     failures = (av.FFmpegError, OSError, ValueError)
     try:
@@ -375,7 +378,7 @@ def _open_ffmpeg(file: io.FileIO, resources: ExitStack) -> tuple[AudioInfo, Piec
     except failures as error:
         if head[4:8] == b"ftyp":
             raise cut_short("an MP4 whose index (moov) is missing or broken") from error
-        raise InvalidAudio("not_audio", "no decoder recognises it") from error
+        raise InvalidAudio("not_audio", NOT_AUDIO) from error
     stream = container.streams.best("audio")
     if stream is None:
         raise InvalidAudio("not_audio", f"no audio in this file ({container.format.long_name})")

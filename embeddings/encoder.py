@@ -23,8 +23,9 @@ from embeddings.model_dir import (
     model_files,
 )
 
-#: Windows given to the model at once: larger gains nothing on a CPU, and memory grows with it.
-MAX_BATCH = 32
+#: Windows given to the model at once. Its layers take 15 MiB a window: at 32 the peak is 860 MiB and goes on growing
+#: with the pieces that the allocator is left with, at 8 it is 500 MiB and stays (`scripts/bench_memory.py`).
+MAX_BATCH = 8
 
 #: Seconds of sound in a window and from one window to the next; the built-in encoder was measured with these.
 WINDOW_S = 4.0

@@ -157,7 +157,9 @@ class Pipeline:
                     self._begin(todo.popleft())
                 self._feed_encoder()
                 self._ask_for_more()
-                for connection in wait([*self._busy, *([self._encoder.connection] if self._embedding else [])]):
+                waiting_for = [*self._busy, *([self._encoder.connection] if self._embedding else [])]
+                # With nothing to wait for (the last tracks failed before any decoder saw them) `wait` never returns.
+                for connection in wait(waiting_for) if waiting_for else ():
                     if connection is self._encoder.connection:
                         self._take_vectors()
                     else:
@@ -171,6 +173,9 @@ class Pipeline:
         return DecoderProcess(self._encoder.rate_hz, self._encoder.window_s, self._encoder.hop_s)
 
     def _begin(self, item: dict[str, Any]) -> None:
+        if not item["path"]:
+            self._fail(item, "missing", "this row of the manifest has no `path`")
+            return
         decoder = self._idle.pop()
         try:
             decoder.start(path_of(item["path"]))
@@ -194,7 +199,7 @@ class Pipeline:
             received = track.decoder.receive()
         except InvalidAudio as error:
             self._idle.append(track.decoder)
-            self._fail(track, error.kind, error.reason)
+            self._fail(track.item, error.kind, error.reason)
         except WorkerDied as error:
             self._bury(track, error)
         else:
@@ -243,10 +248,9 @@ class Pipeline:
     def _bury(self, track: _Track, error: WorkerDied) -> None:
         track.decoder.close()
         self._idle.append(self._new_decoder())
-        self._fail(track, "crashed", str(error))
+        self._fail(track.item, "crashed", str(error))
 
-    def _fail(self, track: _Track, kind: str, reason: str) -> None:
-        item = track.item
+    def _fail(self, item: dict[str, Any], kind: str, reason: str) -> None:
         scans.fail_track(self._store, item["run_id"], item["position"], kind=kind, reason=reason)
         item.update(outcome="failed", reason=reason, kind=kind)
         self._on_outcome(item, None)

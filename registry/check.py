@@ -12,7 +12,7 @@ from registry.store import Store
 def find_problems(store: Store) -> list[tuple[str, str]]:
     """What is wrong, as (where, what): nothing for a sound registry."""
     return [
-        *(("database", problem) for problem in store.problems()),
+        *(("database", f"{problem}; restore your last backup") for problem in store.problems()),
         *(("index", problem) for problem in _index_problems(store)),
         *(("kept audio", problem) for problem in _audio_problems(store)),
     ]

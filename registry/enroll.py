@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -70,8 +71,8 @@ def list_recordings(patterns: Sequence[str]) -> list[Path]:
 
 
 def check_name(name: str) -> str:
-    """An artist's name as it is stored (NFC, trimmed); raises `RegistryError` for one that cannot be shown."""
-    name = unicodedata.normalize("NFC", name).strip()
+    """An artist's name as it is stored (NFC, single spaces); raises `RegistryError` for one that cannot be shown."""
+    name = re.sub(" +", " ", unicodedata.normalize("NFC", name).strip())
     if not name:
         raise RegistryError("the artist's name is empty")
     if len(name) > MAX_NAME_CHARACTERS:

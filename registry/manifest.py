@@ -82,7 +82,8 @@ def _csv_rows(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise _BadRow(
                     rows.line_num, f"more cells than the header has ({len(names)}); quote a cell with a comma in it"
                 )
-            yield rows.line_num, row
+            if any(row.values()):  # a spreadsheet leaves rows of commas behind
+                yield rows.line_num, row
     except csv.Error as error:
         raise _BadRow(rows.line_num + 1, f"not CSV ({error})") from error  # where the row begins that cannot be read
 
@@ -101,13 +102,13 @@ def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _manifest_item(folder: Path, number: int, row: Mapping[str, Any]) -> BatchItem:
-    path = row.get("path")
-    if not isinstance(path, str) or not path:
-        raise _BadRow(number, "no `path`; a manifest needs one in every row")
+    path = row.get("path") or ""  # without one the row is a track that fails: it must not hold up the others
+    if not isinstance(path, str):
+        raise _BadRow(number, f"`path` is {path!r}, not text")
     known = {name: storable(str(row[name])) for name in COLUMNS[1:] if row.get(name)}
     extra = {name: value for name, value in row.items() if name not in COLUMNS}
     try:
         json.dumps(extra, allow_nan=False)
     except ValueError as error:  # Python reads NaN and 1e999, JSON has no word for them
         raise _BadRow(number, "a number in it is not finite") from error
-    return BatchItem(path=path_text(folder / path_of(path)), **known, extra=extra)
+    return BatchItem(path=path_text(folder / path_of(path)) if path else "", **known, extra=extra)

@@ -39,8 +39,10 @@ def scan_text(scan: Scan | Unusable) -> str:
         f"  encoder {scan.encoder_id[:12]}, cohort {(scan.cohort_id or 'none')[:12]}, threshold {scan.threshold:.2f}: "
         f"{printable(scan.threshold_source)}"
     )
-    if scan.verdict == "flagged":
+    if scan.verdict == "flagged" and any(match.norm_score >= scan.threshold for match in scan.matches):
         lines.append("  A flag is a lead: listen to the stretches above before anything is done about this track.")
+    elif scan.verdict == "flagged":
+        lines.append("  The artist it was flagged for has been removed from the registry since.")
     return "\n".join(lines)
 
 

@@ -68,19 +68,34 @@ class Store:
             _make_private(home, self.path)
         elif not self.path.is_file():
             raise RegistryError(f"{home}: no registry here; `likeness enroll` or `likeness init` makes one")
+        self.read_only = not os.access(home, os.W_OK)
         try:
             with ExitStack() as on_failure:
-                connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_MS / 1000)
+                connection = sqlite3.connect(self._uri(), uri=True, timeout=BUSY_TIMEOUT_MS / 1000)
                 on_failure.callback(connection.close)
                 self.db = Database(connection)
                 for pragma in ("foreign_keys = ON", "secure_delete = ON"):
                     self.db.execute(f"PRAGMA {pragma}").fetchone()
                 self._migrate(create)
-                for pragma in ("journal_mode = WAL", "synchronous = FULL"):
-                    self.db.execute(f"PRAGMA {pragma}").fetchone()
+                if not self.read_only:
+                    for pragma in ("journal_mode = WAL", "synchronous = FULL"):
+                        self.db.execute(f"PRAGMA {pragma}").fetchone()
                 on_failure.pop_all()
         except sqlite3.DatabaseError as error:
             raise _translate(error, self.path) from error
+
+    def _uri(self) -> str:
+        """How SQLite is to open the file: as one that cannot change where the folder cannot be written to."""
+        uri = self.path.resolve().as_uri()
+        if not self.read_only:
+            return uri
+        log = self.path.with_name(DATABASE + "-wal")
+        if log.is_file() and log.stat().st_size:
+            raise RegistryError(
+                f"{self.home}: cannot be written to, and {log.name} holds changes that must be; copy the folder to "
+                "where it can"
+            )
+        return f"{uri}?mode=ro&immutable=1"
 
     def _migrate(self, create: bool) -> None:
         tables = self.db.table_names()

@@ -381,7 +381,7 @@ def test_video_without_sound_is_not_audio(tmp_path):
 
 def test_silence_is_refused_at_the_end_and_its_floor_is_named(write_wav, tone):
     path = write_wav(tone(1.0, peak=0.9e-4), subtype="FLOAT")
-    refuse(path, "silent", r"peak 9e-05 of full scale in 1.0 s, at least 0.0001 is needed")
+    refuse(path, "silent", r"it is silent: peak 9e-05 of full scale in 1.0 s, at least 0.0001 is needed")
     read_all(write_wav(tone(1.0, peak=1.2e-4), subtype="FLOAT"))
 
 

@@ -102,13 +102,11 @@ def test_each_row_of_a_manifest_is_a_track_of_its_own(tmp_path):
         ("m.csv", "file,title\na.wav,A\n", r"m\.csv: line 1: no column `path` in the header \(file, title\)"),
         ("m.csv", "path;title\na.wav;A\n", r"line 1: no column `path` in the header \(path;title\)"),
         ("m.csv", "", r"line 1: no column `path`"),
-        ("m.csv", "path,title\na.wav,A\n\n,B\n", r"m\.csv: line 4: no `path`; a manifest needs one in every row"),
         ("m.csv", "path,title\na.wav,Hello, World\n", r"line 2: more cells than the header has \(2\); quote"),
         ("m.csv", 'path,title\n"a.wav,A\nb.wav,B\n', r"line 2: not CSV \(unexpected end of data\)"),
         ("m.jsonl", '{"path": "a.wav"}\n{"path": \n', r"m\.jsonl: line 2: not JSON"),
         ("m.jsonl", '{"path": "a.wav"}\n\n"b.wav"\n', r"line 3: not a JSON object"),
-        ("m.jsonl", '{"title": "A"}\n', r"line 1: no `path`"),
-        ("m.jsonl", '{"path": 5}\n', r"line 1: no `path`"),
+        ("m.jsonl", '{"path": 5}\n', r"line 1: `path` is 5, not text"),
         ("m.jsonl", '{"path": "a.wav", "bpm": NaN}\n', r"line 1: a number in it is not finite"),
         ("m.ndjson", '{"path": "a.wav", "bpm": 1e999}\n', r"line 1: a number in it is not finite"),
         ("m.jsonl", "[" * 100_000, r"line 1: not JSON"),
@@ -120,6 +118,13 @@ def test_a_manifest_that_cannot_be_used_is_refused_by_line(tmp_path, name, conte
 
     with pytest.raises(ManifestError, match=message):
         list_items([path])
+
+
+def test_a_row_of_commas_is_no_track_and_one_without_a_path_is_a_track_that_fails(tmp_path):
+    """A spreadsheet leaves the first kind behind; the second must not hold up a night's deliveries."""
+    (tmp_path / "m.csv").write_text("path,title\n,\n,B\n", encoding="utf-8")
+
+    assert list_items([tmp_path / "m.csv"]) == [BatchItem("", title="B", extra={})]
 
 
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path):
@@ -355,6 +360,16 @@ def test_a_track_whose_name_is_not_utf_8_is_examined(batch):
     assert item["outcome"] == "flagged"
     assert item["path"] == scan.path == f"file://{folder}/caf%E9.wav"
     json.dumps(item, ensure_ascii=False).encode("utf-8")
+
+
+def test_a_run_whose_last_tracks_have_no_path_ends(batch):
+    """No decoder sees them, so there is nothing to wait for."""
+    manifest = write_csv(batch.cli.folder / "m.csv", [["path", "title"], ["", "A"], ["", "B"]])
+
+    run = batch.examine(manifest)
+
+    assert [(item["outcome"], item["kind"]) for item, _ in batch.outcomes] == [("failed", "missing")] * 2
+    assert scans.get_run(batch.store, run.run_id).finished_at is not None
 
 
 def test_more_workers_than_tracks_are_not_started(batch, monkeypatch):

@@ -88,7 +88,9 @@ def test_a_template_of_a_wrong_size_is_named_rather_than_a_traceback(sound):
     with sound.writing():
         sound.db.execute("UPDATE templates SET vector = x'0000' WHERE template_id = 1")
 
-    assert find_problems(sound) == [("database", f"template 1: not a unit vector of {DIM} numbers")]
+    assert find_problems(sound) == [
+        ("database", f"template 1: not a unit vector of {DIM} numbers; restore your last backup")
+    ]
 
 
 def test_consents_that_are_over_are_no_damage(sound, encoder):

@@ -82,7 +82,7 @@ def test_a_vector_does_not_depend_on_its_company(house, windows):
 
 @model
 def test_more_windows_than_a_batch_come_back_in_order(house, windows):
-    n_windows = MAX_BATCH + 3
+    n_windows = 2 * MAX_BATCH + 3
     short = np.tile(windows[:, : RATE_HZ // 2], (n_windows // 6 + 1, 1))[:n_windows]
 
     vectors = house.embed_windows(short)

@@ -88,8 +88,9 @@ def enroll(
                 progress.advance(task)
                 if outcome.similar_artist is not None and matcher is not None:
                     note(
-                        f"warning: {path}: sounds like {outcome.similar_artist} ({outcome.similar_norm_score:.2f}, "
-                        f"threshold {matcher.threshold:.2f}); the same person under two names, or two alike voices?"
+                        f"warning: {path}: sounds like {outcome.similar_artist} "
+                        f"(norm score {outcome.similar_norm_score:.2f}, threshold {matcher.threshold:.2f}); "
+                        "the same person under two names, or two alike voices?"
                     )
         write_store_index(store, note)
         enrolled = [artist for artist in store.artists() if artist.name == name]

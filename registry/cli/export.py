@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,13 +51,17 @@ def _output(path: Path) -> Iterator[TextIO]:
         return
     partial = path.with_name(path.name + ".part")
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        with open(partial, "w", encoding="utf-8", opener=_private) as file:
             yield file
         partial.replace(path)
     except OSError as error:
         raise RegistryError(f"{path}: cannot be written ({error.strerror})") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)  # templates and paths are nobody else's business
 
 
 def _records(store: Store, vectors: bool) -> Iterator[dict[str, Any]]:
