@@ -135,8 +135,8 @@ def _load(directory: Path) -> tuple[Any, Any]:
     from embeddings.torchaudio_compat import import_torchaudio
 
     # Read when torch is loaded. Left alone, its threads wait for one another by spinning, which is slow where others
-    # want the cores too, as the decoders of a batch do (2 cores, one of them busy: 18 against 120 x real time), and
-    # gains nothing on an idle machine.
+    # want the cores too, as the decoders of a batch do (2 cores, one of them busy: 18 against 120 x real time). On an
+    # idle machine it costs about a quarter.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.getLogger("speechbrain").setLevel(logging.WARNING)  # it announces every file that it opens
     with warnings.catch_warnings():

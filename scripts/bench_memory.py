@@ -26,7 +26,7 @@ import numpy as np
 import soundfile
 
 FULL_MINUTES = (10.0, 120.0, 600.0)
-#: Not shorter: the peak climbs by a tenth in the first minutes, while the allocator finds its size.
+#: Not shorter: the peak climbs a little in the first minutes, while the allocator finds its size.
 QUICK_MINUTES = (5.0, 15.0)
 SONG_S = 20.0
 #: The most that a peak may differ from the first, relative.
