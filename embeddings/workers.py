@@ -17,7 +17,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -235,14 +235,23 @@ def _read_windows(connection: Connection, waiting: SimpleQueue[np.ndarray | None
 def _interrupts_held() -> Iterator[None]:
     """Hold Ctrl-C back while a child is started, and in the child until it ignores it.
 
-    Otherwise a child that is still importing when Ctrl-C comes prints a traceback. Ours is delivered afterwards.
+    Otherwise a child that is still importing when Ctrl-C comes, or that its parent leaves half started, prints a
+    traceback. Ours is delivered afterwards. The child inherits the mask; the parent needs the handler too, because
+    numpy's threads, which have no mask, would take the signal for it.
     """
     resource_tracker.ensure_running()  # begun by the first start otherwise, and undoes the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    came: list[int] = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    in_main = current_thread() is main_thread()  # the only one that may set a handler, and that Python interrupts
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number)) if in_main else None
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _leave_interrupts_to_the_parent() -> None:
