@@ -202,5 +202,7 @@ if __name__ == "__main__":  # python -m tests.cli_fakes ENCODER COMMAND ...
     import embeddings.encoder
     from tests import cli_fakes
 
+    # As from a terminal: what a shell starts in the background, CI among it, comes with interrupts ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     embeddings.encoder.SpeechBrainEncoder = getattr(cli_fakes, sys.argv[1])  # type: ignore[misc]
     main(sys.argv[2:], prog_name="likeness")
