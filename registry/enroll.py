@@ -131,6 +131,13 @@ def enroll_recording(
     -------
     Enrollment
         Bad audio is an outcome, not an exception.
+
+    Raises
+    ------
+    EncoderMismatch
+        The registry was enrolled with another encoder.
+    RegistryError
+        The copy or the database could not be written; nothing of this recording is kept.
     """
     try:
         voiceprint = embed_file(path, encoder, on_progress=on_progress)

@@ -90,10 +90,10 @@ class Store:
         if not self.read_only:
             return uri
         log = self.path.with_name(DATABASE + "-wal")
-        if log.is_file() and log.stat().st_size:
+        if log.exists():  # in use by somebody who can write, or not closed: what is read could change underneath
             raise RegistryError(
-                f"{self.home}: cannot be written to, and {log.name} holds changes that must be; copy the folder to "
-                "where it can"
+                f"{self.home}: cannot be written to, and its log ({log.name}) is open; ask its owner, or copy the "
+                "folder to where you can write"
             )
         return f"{uri}?mode=ro&immutable=1"
 

@@ -48,6 +48,7 @@ def test_export_to_a_file_writes_what_stdout_would_get(used):
 
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
     assert path.read_text(encoding="utf-8") == used("export").stdout
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_export_into_a_folder_that_is_not_there_is_refused(used):

@@ -44,6 +44,13 @@ def test_a_flagged_scan_shows_what_a_person_needs_to_check_it_by_ear():
     )
 
 
+def test_a_scan_whose_flagged_artist_was_removed_says_so_and_points_at_nothing():
+    text = scan_text(replace(SCAN, matches=SCAN.matches[1:]))
+
+    assert text.endswith("The artist it was flagged for has been removed from the registry since.")
+    assert "listen" not in text
+
+
 def test_every_artist_above_the_threshold_comes_with_evidence():
     second = replace(SCAN.matches[1], norm_score=4.4)
 

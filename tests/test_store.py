@@ -24,7 +24,7 @@ from registry.errors import (
 )
 from registry.records import ArtistSummary, Consent, NewTemplate, Reference
 from registry.store import DATABASE, Store, now
-from tests.fakes import DIM, ENCODER_ID, FakeEncoder, singer, table_counts, unit
+from tests.fakes import DIM, ENCODER_ID, FakeEncoder, enroll_vectors, singer, table_counts, unit
 
 TIMES = np.array([[0.0, 4.0], [2.0, 6.0]])
 
@@ -593,3 +593,25 @@ def test_templates_of_a_wrong_size_are_damage_to_whoever_reads_them(store, ada):
     for read in (store.template_vectors, store.gallery):
         with pytest.raises(StoreDamaged, match=r"take 2 bytes, 1 of 8 numbers would take 32; run `likeness check`"):
             read()
+
+
+def test_a_home_that_cannot_be_written_to_can_be_read(store, encoder, home, monkeypatch):
+    """A backup on read-only media; as root, permissions do not say no, so the answer is given for them."""
+    enroll_vectors(store, encoder, "Ada", singer(0))
+    store.close()
+    monkeypatch.setattr("registry.store.os.access", lambda path, mode: False)
+
+    with Store(home) as read_only:
+        assert [artist.name for artist in read_only.artists()] == ["Ada"]
+        with pytest.raises(RegistryError, match="cannot be written"), read_only.writing():
+            read_only.set_setting("a", 1)
+
+
+def test_a_home_that_cannot_be_written_to_and_is_in_use_is_refused(store, home, monkeypatch):
+    with store.writing():
+        store.set_setting("a", 1)
+    assert (home / "registry.db-wal").stat().st_size
+    monkeypatch.setattr("registry.store.os.access", lambda path, mode: False)
+
+    with pytest.raises(RegistryError, match=r"its log \(registry\.db-wal\) is open"):
+        Store(home)
