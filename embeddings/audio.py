@@ -13,8 +13,8 @@ decoded to its end or refused; where an end cannot be checked, it is said here: 
 header (a length of 0 or about 2 or 4 GiB is a streaming writer's "unknown"), MP3 and FLAC against the length in theirs
 (MP3 and Ogg within `LOSSY_SLACK_FRAMES`), MP4 and audio-only Matroska against theirs (within `MEDIA_SLACK_S`), Ogg by
 its last page. Not noticed: Ogg cut exactly between two pages; ADTS AAC, WMA, and MP3 without a length header, cut
-exactly between two frames; AU, CAF and W64 that end early where libsndfile mends them. Time, memory and processor
-limits belong to the process that runs this.
+exactly between two frames; AU, CAF and W64 that end early where libsndfile mends them. How much sound is decoded is
+limited here; time, memory and processor are limited by the process that runs this (`embeddings/workers.py`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import io
 import os
 import re
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ import soxr
 
 from embeddings.errors import InvalidAudio
 from embeddings.headers import cut_short, mp3_states_length, ogg_is_chained, riff_length_missing
+from embeddings.limits import DEFAULT_LIMITS, Limits, sound_s
 
 #: Changes when the numbers would: part of every `encoder_id`. Releases of the decoders and of soxr are left out on
 #: purpose (a patch release would orphan every vector); `embeddings/selftest.py` notices if one of them moves.
@@ -79,6 +80,7 @@ PIECE_SAMPLES = 2**18  # frames x channels decoded at a time, 1 MiB: 64 channels
 MAX_FRAME_SAMPLES = 2**22  # frames x channels in one FFmpeg frame, 16 MiB; real ones have up to 2**19
 LOSSY_SLACK_FRAMES = 2 * 1152  # two MPEG frames: some encoders count the header frame or the decoder's delay
 MEDIA_SLACK_S = 0.25  # room for edit lists and encoder delay; a choice, not a measurement
+UNKNOWN_FRAMES = 2**62  # from here on libsndfile means that the file does not say
 MAX_UNREAD_BYTES = 8192  # tags and padding after the audio; in Opus at 20 kbit/s this would be 3 s
 
 # Everything else that libsndfile knows is a sampler's or a laboratory's format, some recognised by two bytes.
@@ -119,12 +121,21 @@ class AudioStream:
     """
 
     def __init__(
-        self, path: Path, info: AudioInfo, pieces: Pieces, resources: ExitStack, rate_hz: int, block_s: float
+        self,
+        path: Path,
+        info: AudioInfo,
+        pieces: Pieces,
+        resources: ExitStack,
+        rate_hz: int,
+        block_s: float,
+        limits: Limits,
+        on_read: Callable[[float], None] | None,
     ) -> None:
         """Take over `resources`, which hold the open file."""
         self.path = path
         self.info = info
         self.rate_hz = rate_hz
+        self._limits, self._on_read = limits, on_read
         self._block_samples = max(1, round(block_s * rate_hz))
         self._resources = resources
         self._resources.callback(pieces.close)
@@ -177,7 +188,7 @@ class AudioStream:
         if rate_hz != self.rate_hz:
             resampler = soxr.ResampleStream(rate_hz, self.rate_hz, 1, dtype="float32", quality="HQ")
         digest = hashlib.sha256(rate_hz.to_bytes(4, "little"))
-        n_frames, peak, mono_peak = 0, 0.0, 0.0
+        n_frames, n_samples, peak, mono_peak = 0, 0, 0.0, 0.0
         pending: list[np.ndarray] = []
         n_pending = 0
         with self._resources, _naming(self.path):
@@ -191,7 +202,10 @@ class AudioStream:
                     )
                 mono = _mix(piece)
                 digest.update(np.rint(mono * 32768.0).clip(-32768, 32767).astype("<i2").tobytes())
-                n_frames += len(mono)
+                n_frames, n_samples = n_frames + len(mono), n_samples + piece.size
+                self._limits.check_length(n_frames, n_samples, rate_hz)
+                if self._on_read is not None:
+                    self._on_read(sound_s(n_frames, n_samples, rate_hz))
                 peak, mono_peak = max(peak, piece_peak), max(mono_peak, float(np.abs(mono).max()))
                 pending.append(mono if resampler is None else resampler.resample_chunk(mono))
                 n_pending += len(pending[-1])
@@ -209,7 +223,14 @@ class AudioStream:
             self._outcome = n_frames / rate_hz, digest.hexdigest()
 
 
-def open_audio(path: Path, rate_hz: int = 16000, block_s: float = 8.0) -> AudioStream:
+def open_audio(
+    path: Path,
+    rate_hz: int = 16000,
+    block_s: float = 8.0,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    on_read: Callable[[float], None] | None = None,
+) -> AudioStream:
     """Open a recording of any length as a stream of mono blocks, in bounded memory.
 
     Parameters
@@ -220,6 +241,10 @@ def open_audio(path: Path, rate_hz: int = 16000, block_s: float = 8.0) -> AudioS
         Rate of the blocks (> 0); the audio is resampled with soxr, quality HQ, in float32.
     block_s : float
         Length of the blocks in seconds (> 0); the last may be shorter.
+    limits : Limits
+        Of these, `max_hours` is kept here.
+    on_read : callable, optional
+        Called often, with the seconds of sound decoded so far, as `limits.sound_s` counts them.
 
     Returns
     -------
@@ -236,8 +261,9 @@ def open_audio(path: Path, rate_hz: int = 16000, block_s: float = 8.0) -> AudioS
     path = Path(path)
     with ExitStack() as resources, _naming(path):
         file = resources.enter_context(_open_regular(path))
-        info, pieces = _open_libsndfile(file, resources) or _open_ffmpeg(file, resources)
-        return AudioStream(path, info, pieces, resources.pop_all(), rate_hz, block_s)
+        info, promised, pieces = _open_libsndfile(file, resources) or _open_ffmpeg(file, resources)
+        limits.check_length(promised, promised * info.channels, info.source_rate_hz)  # rather than hours from now
+        return AudioStream(path, info, pieces, resources.pop_all(), rate_hz, block_s, limits, on_read)
 
 
 @contextmanager
@@ -247,6 +273,8 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except InvalidAudio as error:
         raise InvalidAudio(error.kind, error.reason, path) from error
+    except OSError as error:  # a disk that fails, a server that went away
+        raise InvalidAudio("unreadable", f"cannot be read: {error.strerror}; copy it to another disk", path) from error
 
 
 def _mix(piece: np.ndarray) -> np.ndarray:
@@ -306,8 +334,11 @@ def _open_regular(path: Path) -> io.FileIO:
         raise
 
 
-def _open_libsndfile(file: io.FileIO, resources: ExitStack) -> tuple[AudioInfo, Pieces] | None:
-    """Decode with libsndfile; None where it cannot, or would stop before the end without a word."""
+def _open_libsndfile(file: io.FileIO, resources: ExitStack) -> tuple[AudioInfo, int, Pieces] | None:
+    """Decode with libsndfile; None where it cannot, or would stop before the end without a word.
+
+    The number is of the frames that the header promises, 0 where it promises none.
+    """
     descriptor, size = file.fileno(), os.fstat(file.fileno()).st_size
     if riff_length_missing(descriptor, size):
         return None
@@ -325,11 +356,11 @@ def _open_libsndfile(file: io.FileIO, resources: ExitStack) -> tuple[AudioInfo, 
     # soundfile seeks after every read of a seekable file, which fails on a FLAC stream of unknown length.
     sound.seekable = lambda: False
     info = AudioInfo(f"{sound.format}/{sound.subtype}", sound.samplerate, sound.channels)
-    return info, _read_libsndfile(sound, descriptor, size)
+    return info, sound.frames if sound.frames < UNKNOWN_FRAMES else 0, _read_libsndfile(sound, descriptor, size)
 
 
 def _read_libsndfile(sound: Any, descriptor: int, size: int) -> Pieces:
-    promised = sound.frames  # about 2**63 where the file does not say
+    promised = sound.frames
     n_frames = 0
     while n_frames < promised:
         n_wanted = min(max(1, PIECE_SAMPLES // sound.channels), promised - n_frames)
@@ -342,7 +373,7 @@ def _read_libsndfile(sound: Any, descriptor: int, size: int) -> Pieces:
         n_frames += len(piece)
         yield piece
     slack = LOSSY_SLACK_FRAMES if sound.format in ("MP3", "OGG") else 0
-    if promised < 2**62 and promised - n_frames > slack:
+    if promised < UNKNOWN_FRAMES and promised - n_frames > slack:
         raise cut_short(f"the header promises {promised} frames, {n_frames} could be decoded")
     if sound.format in ("MP3", "OGG", "FLAC"):
         # A header that says too little (files joined end to end, or made to hide a voice) stops libsndfile, no player.
@@ -358,8 +389,8 @@ def _read_libsndfile(sound: Any, descriptor: int, size: int) -> Pieces:
             )
 
 
-def _open_ffmpeg(file: io.FileIO, resources: ExitStack) -> tuple[AudioInfo, Pieces]:
-    """Decode with FFmpeg, which gets our file object and may open nothing else."""
+def _open_ffmpeg(file: io.FileIO, resources: ExitStack) -> tuple[AudioInfo, int, Pieces]:
+    """Decode with FFmpeg, which gets our file object and may open nothing else; the number is as above."""
     head = os.pread(file.fileno(), 16, 0)
     file.seek(0)
     try:
@@ -369,16 +400,13 @@ def _open_ffmpeg(file: io.FileIO, resources: ExitStack) -> tuple[AudioInfo, Piec
             reason = "libsndfile cannot read this file to its end; FFmpeg may: pip install 'likeness[media]'"
             raise InvalidAudio("unsupported", reason) from error
         raise InvalidAudio("not_audio", NOT_AUDIO) from error
-    # FFmpeg's own errors, and what our file object raises when a broken file asks for a negative offset.
-    failures = (av.FFmpegError, OSError, ValueError)
-    try:
+    is_mp4 = head[4:8] == b"ftyp"
+    with _failing_as(
+        cut_short("an MP4 whose index (moov) is missing or broken") if is_mp4 else InvalidAudio("not_audio", NOT_AUDIO)
+    ):
         container: Any = resources.enter_context(
             av.open(file, container_options=FFMPEG_OPTIONS, metadata_errors="ignore")
         )
-    except failures as error:
-        if head[4:8] == b"ftyp":
-            raise cut_short("an MP4 whose index (moov) is missing or broken") from error
-        raise InvalidAudio("not_audio", NOT_AUDIO) from error
     stream = container.streams.best("audio")
     if stream is None:
         raise InvalidAudio("not_audio", f"no audio in this file ({container.format.long_name})")
@@ -389,10 +417,8 @@ def _open_ffmpeg(file: io.FileIO, resources: ExitStack) -> tuple[AudioInfo, Piec
     codec.options = {"max_samples": str(MAX_FRAME_SAMPLES // max(1, codec.channels))}
     codec.thread_count = 1  # workers are processes
     frames = container.decode(stream)
-    try:
+    with _failing_as(InvalidAudio("not_audio", f"not one frame of {name} can be decoded")):
         first = next(frames, None)
-    except failures as error:
-        raise InvalidAudio("not_audio", f"not one frame of {name} can be decoded") from error
     if first is None:
         raise InvalidAudio("empty", "a header and no samples; record or export it again")
     # The rate is the first frame's: a header does not know of spectral band replication (HE-AAC), which doubles it.
@@ -404,10 +430,26 @@ def _open_ffmpeg(file: io.FileIO, resources: ExitStack) -> tuple[AudioInfo, Piec
     elif format_name == "matroska" and len(container.streams) == 1 and container.duration:
         promised_s = container.duration / 1e6
     info = AudioInfo(f"{format_name}/{name}".upper(), first.sample_rate, first.layout.nb_channels)
-    return info, _read_ffmpeg(first, frames, promised_s, failures)
+    return info, round(promised_s * info.source_rate_hz), _read_ffmpeg(first, frames, promised_s)
 
 
-def _read_ffmpeg(frame: Any, frames: Iterator[Any], promised_s: float, failures: tuple[type[Exception], ...]) -> Pieces:
+@contextmanager
+def _failing_as(wrong: InvalidAudio) -> Iterator[None]:
+    """Raise `wrong` for FFmpeg's errors, and for what our file object raises when a broken file seeks before its start.
+
+    Not for want of memory, which FFmpeg reports by an error that is both its own and Python's.
+    """
+    import av
+
+    try:
+        yield
+    except MemoryError:
+        raise
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise wrong from error
+
+
+def _read_ffmpeg(frame: Any, frames: Iterator[Any], promised_s: float) -> Pieces:
     rate_hz, n_frames = frame.sample_rate, 0
     while frame is not None:
         if frame.sample_rate != rate_hz:
@@ -416,10 +458,8 @@ def _read_ffmpeg(frame: Any, frames: Iterator[Any], promised_s: float, failures:
         n_frames += frame.samples
         if frame.samples:
             yield _as_float(frame)
-        try:
+        with _failing_as(cut_short(f"decoding fails after {n_frames / rate_hz:.1f} s")):
             frame = next(frames, None)
-        except failures as error:
-            raise cut_short(f"decoding fails after {n_frames / rate_hz:.1f} s") from error
     if promised_s - n_frames / rate_hz > MEDIA_SLACK_S:
         raise cut_short(f"the header promises {promised_s:.1f} s, {n_frames / rate_hz:.1f} s could be decoded")
 

@@ -20,6 +20,9 @@ INVALID_AUDIO_KINDS = {
     "truncated": "the file ends before its header says, or the decoder fails midway",
     "silent": "no sample above the silence floor",
     "not_finite": "NaN or infinite samples",
+    "limit": "longer, or more samples or memory to decode, than is allowed",
+    "timeout": "decoding came to no end within the time allowed",
+    "crashed": "the process that decoded it died, twice",
 }
 
 

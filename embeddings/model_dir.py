@@ -197,9 +197,9 @@ def _fetch(source: str) -> Path:
     except Exception as error:  # any of requests', httpx' and the hub's own errors, which differ between versions
         raise ModelUnavailable(
             f"{repository}@{revision}: not on this machine, and the hub could not be reached "
-            f"({type(error).__name__}). Where there is a network, run\n"
-            f"  hf download {repository} --revision {revision} --local-dir DIR\n"
-            "copy DIR here and name it instead: --encoder DIR"
+            f"({type(error).__name__}). Where there is a network, run "
+            f"`hf download {repository} --revision {revision} --local-dir DIR`, then copy DIR here and name it "
+            "instead: --encoder DIR"
         ) from error
 
 

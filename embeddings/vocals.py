@@ -40,6 +40,7 @@ TIMBRE_FRAMES = 4  #: frames over which the spectral envelope is compared: an ei
 TIMBRE_WEIGHT = 0.05  #: evidence per neper of change of the envelope; pitch alone misses speech (33 % abstain at 0)
 MIN_EVIDENCE = 0.2  #: evidence of a voice; from 0.24, over 5 % of the MIR-1K mixes of fold A abstain
 MIN_PRESENCE = 0.4  #: share of a window that is voice; up to 0.5 nothing but pauses is lost
+CHUNK = 32  #: windows yielded at once at most: 8 MB at 16 kHz
 MIN_RECORDING_S = 0.5  #: seconds; a shorter recording gives no window, the encoder could not say anything
 
 
@@ -199,7 +200,7 @@ class VocalWindows:
         rate_hz: int = 16000,
         window_s: float = 4.0,
         hop_s: float = 2.0,
-        chunk: int = 32,
+        chunk: int = CHUNK,
     ) -> None:
         self._blocks, self._rate_hz, self._chunk = blocks, rate_hz, chunk
         self._step, self._window, self._hop = rate_hz // FRAMES_PER_S, round(window_s * rate_hz), round(hop_s * rate_hz)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import os
 import socket
@@ -276,6 +277,16 @@ def test_unreadable(monkeypatch, write_wav, tone):
 
     monkeypatch.setattr(os, "open", refuse_to_open)
     refuse(path, "unreadable", "Permission denied; check its permissions")
+
+
+def test_a_disk_that_fails_while_it_is_read(monkeypatch, write_wav, tone):
+    path = write_wav(tone())
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", fail)
+    refuse(path, "unreadable", "cannot be read: Input/output error; copy it to another disk")
 
 
 def test_empty(tmp_path, write_wav):

@@ -223,12 +223,11 @@ def test_a_hub_id_without_a_network_says_what_to_do(source, offline):
     with pytest.raises(ModelUnavailable) as caught:
         find_model(source)
 
-    assert str(caught.value).splitlines() == [
-        f"{ECAPA}@{commit}: not on this machine, and the hub could not be reached (LocalEntryNotFoundError). "
-        "Where there is a network, run",
-        f"  hf download {ECAPA} --revision {commit} --local-dir DIR",
-        "copy DIR here and name it instead: --encoder DIR",
-    ]
+    assert str(caught.value) == (
+        f"{ECAPA}@{commit}: not on this machine, and the hub could not be reached (LocalEntryNotFoundError). Where "
+        f"there is a network, run `hf download {ECAPA} --revision {commit} --local-dir DIR`, then copy DIR here and "
+        "name it instead: --encoder DIR"
+    )
 
 
 def test_a_hub_id_that_was_fetched_before_works_offline_and_needs_trust(model, offline, tmp_path):
