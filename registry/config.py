@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from registry import audit
 from registry.store import Store
 
 #: Settings: the encoder that the registry uses, and digests of model directories that were allowed with --trust-model.
@@ -48,3 +51,98 @@ def load_encoder(store: Store, **options: Any) -> Any:
     from embeddings.encoder import SpeechBrainEncoder
 
     return SpeechBrainEncoder(encoder_source(store), trusted=trusted_models(store), **options)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting that the owner of a registry may change.
+
+    Attributes
+    ----------
+    key : str
+        On the command line and in table `settings` alike.
+    default : bool, int or None
+        The value while nobody has set one.
+    parse : callable
+        Makes a value of what was typed; `ValueError` says what is allowed.
+    about : str
+        For people: what it does.
+    """
+
+    key: str
+    default: bool | int | None
+    parse: Callable[[str], bool | int | None]
+    about: str
+
+
+def _switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError("is either on or off")
+    return text == "on"
+
+
+#: More than a century says "for ever", for which there is none.
+MAX_DAYS = 36_500
+
+
+def _days(text: str) -> int | None:
+    if text == "none":
+        return None
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_DAYS):
+        raise ValueError(f"is a whole number of days from 1 to {MAX_DAYS}, or none (kept until you remove it)")
+    return int(text)
+
+
+REQUIRE_TWO_PERSONS = Setting(
+    "require-two-persons", False, _switch, "References that one person enrolls are pending until another approves them."
+)
+RETENTION_DAYS = Setting(
+    "retention-days",
+    None,
+    _days,
+    "Days after which `likeness purge` deletes what is on record of tracks that were clear, abstained or failed.",
+)
+FLAGGED_RETENTION_DAYS = Setting(
+    "flagged-retention-days",
+    None,
+    _days,
+    "Days after which `likeness purge` deletes what is on record of flagged tracks.",
+)
+SETTINGS = {setting.key: setting for setting in (REQUIRE_TWO_PERSONS, RETENTION_DAYS, FLAGGED_RETENTION_DAYS)}
+
+
+def value_text(value: bool | int | None) -> str:
+    """A setting's value as it is typed."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "none" if value is None else str(value)
+
+
+def value_of(store: Store, setting: Setting) -> Any:
+    """The value in force."""
+    return store.setting(setting.key, setting.default)
+
+
+def change_setting(store: Store, setting: Setting, value: bool | int | None) -> None:
+    """Set a value, and write into the audit what it was before."""
+    with store.writing():
+        change = {"key": setting.key, "from": value_of(store, setting), "to": value}
+        store.set_setting(setting.key, value)
+        audit.append(store, "config.set", change)
+
+
+def require_two_persons(store: Store) -> bool:
+    """Whether references wait for the approval of somebody other than who enrolled them."""
+    return bool(value_of(store, REQUIRE_TWO_PERSONS))
+
+
+def retention_days(store: Store) -> int | None:
+    """Days that tracks that are clear, abstained or failed stay on record; None: until they are removed."""
+    days: int | None = value_of(store, RETENTION_DAYS)
+    return days
+
+
+def flagged_retention_days(store: Store) -> int | None:
+    """Days that flagged tracks stay on record; None: until they are removed."""
+    days: int | None = value_of(store, FLAGGED_RETENTION_DAYS)
+    return days

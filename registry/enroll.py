@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from glob import glob
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from embeddings.audio import SUFFIXES
 from embeddings.errors import InvalidAudio
-from embeddings.extract import Encoder, Voiceprint, embed_file
-from registry.condense import condense_windows
-from registry.errors import AlreadyEnrolled, ConsentMissing, RegistryError
+from embeddings.extract import Decoder, Encoder, Voiceprint, embed_file
+from registry import audit, rights
+from registry.config import require_two_persons
+from registry.consistency import find_second_voice, own_norm_scores, reference_floors
+from registry.errors import AlreadyEnrolled, RegistryError
+from registry.kept_audio import keep_copy
+from registry.manifest import find_recordings
 from registry.match import Matcher
-from registry.records import Consent, NewTemplate, path_text, storable
-from registry.store import Store
+from registry.records import Consent, Reference, path_text
+from registry.references import condense_artist
+from registry.report import clock, hidden_at
+from registry.scoring import CohortModel
+from registry.store import Store, now
 from registry.verdict import MIN_VOICE_S, lack_of_voice
 
-KEPT_AUDIO = "audio"
 MAX_NAME_CHARACTERS = 200
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol that nobody can see: Hangul fillers, Braille blank
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,12 @@ class Enrollment:
         Only the first changed what is matched; the second is no fault, and records the consent.
     reason : str
         For a person.
+    status : {"active", "pending"}, optional
+        Of the reference; only active ones are matched.
+    own_norm_score : float, optional
+        With the artist's other references, from the third on.
+    warnings : tuple of str
+        What a person should look at.
     similar_artist, similar_norm_score : str and float, or None
         Another enrolled artist that this recording scores at or above the threshold with: a warning.
     """
@@ -51,6 +61,9 @@ class Enrollment:
     voiced_s: float | None = None
     n_windows: int | None = None
     reference_id: int | None = None
+    status: str | None = None
+    own_norm_score: float | None = None
+    warnings: tuple[str, ...] = ()
     similar_artist: str | None = None
     similar_norm_score: float | None = None
 
@@ -59,13 +72,16 @@ def list_recordings(patterns: Sequence[str]) -> list[Path]:
     """Files that are named, or lie in the folders named, or fit the globs given; each once, in order."""
     paths: dict[Path, None] = {}
     for pattern in patterns:
+        if not pattern:  # Path takes it for the current folder
+            raise RegistryError("a recording's name is empty; is a variable of the shell not set?")
         path = Path(pattern)
-        if path.is_dir():
-            found = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir()]
-        elif path.exists() or not (matched := glob(pattern, recursive=True)):  # noqa: PTH207 - patterns may be absolute
+        # os.path, because Path's own raise where a folder may not be looked into, or a name is too long.
+        if os.path.isdir(path):  # noqa: PTH112
+            found = find_recordings(path)
+        elif os.path.exists(path) or not (matched := glob(pattern, recursive=True)):  # noqa: PTH110, PTH207
             found = [path]
         else:
-            found = [Path(p) for p in matched if not Path(p).is_dir()]
+            found = [Path(p) for p in matched if not os.path.isdir(p)]  # noqa: PTH112
         paths.update(dict.fromkeys(sorted(found)))
     return list(paths)
 
@@ -77,29 +93,13 @@ def check_name(name: str) -> str:
         raise RegistryError("the artist's name is empty")
     if len(name) > MAX_NAME_CHARACTERS:
         raise RegistryError(f"the artist's name has {len(name)} characters, at most {MAX_NAME_CHARACTERS} are kept")
-    if bad := sorted({f"U+{ord(c):04X}" for c in name if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")}):
-        raise RegistryError(f"the artist's name holds characters that cannot be shown ({', '.join(bad)})")
+    if hidden := sorted({name[i] for i in hidden_at(name)}):
+        unnamed = {"Cc": "CONTROL CHARACTER", "Cs": "NOT UTF-8"}
+        names = ", ".join(f"U+{ord(c):04X} {unicodedata.name(c, unnamed.get(unicodedata.category(c)))}" for c in hidden)
+        raise RegistryError(f"the artist's name holds characters that cannot be shown ({names}); leave them out")
+    if all(unicodedata.category(c)[0] in "MZ" or c in _BLANK for c in name):
+        raise RegistryError("the artist's name has only accents or blanks; give it a letter, digit or symbol")
     return name
-
-
-def check_consent(ref: str | None, expires: str | None) -> Consent:
-    """The consent that an enrolment rests on; raises `ConsentMissing` when there is none, or it is over."""
-    if not ref or not ref.strip():
-        raise ConsentMissing(
-            "a voiceprint is biometric data and needs the artist's consent: name the release it rests on, "
-            "--consent REF (a contract number, a form's file name)"
-        )
-    ref = storable(ref.strip())
-    if expires is None:
-        return Consent(ref)
-    try:
-        end = datetime.fromisoformat(expires)
-        end = (end if end.tzinfo else end.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise ConsentMissing(f"--consent-expires {expires}: not a date such as 2027-12-31") from error
-    if end <= datetime.now(UTC):
-        raise ConsentMissing(f"--consent-expires {expires}: that has passed; nothing is enrolled")
-    return Consent(ref, end.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
 def enroll_recording(
@@ -109,8 +109,9 @@ def enroll_recording(
     path: Path,
     consent: Consent,
     *,
+    decoder: Decoder | None = None,
     matcher: Matcher | None = None,
-    force: bool = False,
+    force_reason: str | None = None,
     keep_audio: bool = False,
     on_progress: Callable[[float], None] | None = None,
 ) -> Enrollment:
@@ -120,10 +121,14 @@ def enroll_recording(
     ----------
     artist : str
         As `check_name` gives it; added to the registry with its first recording.
+    decoder : Decoder, optional
+        What reads the file, as `embed_file` takes it.
     matcher : Matcher, optional
-        The registry before this command, to warn of another artist with this voice.
-    force : bool
-        Enroll a recording that is enrolled for another artist already.
+        The registry before this command, to warn of another artist with this voice, and to check that the recording
+        holds one voice, and the artist's. Without one neither is done.
+    force_reason : str, optional
+        Enroll a recording although it is enrolled for another artist, holds two voices or is unlike the artist's other
+        references; kept with it.
     keep_audio : bool
         Copy the file into the home.
 
@@ -140,7 +145,7 @@ def enroll_recording(
         The copy or the database could not be written; nothing of this recording is kept.
     """
     try:
-        voiceprint = embed_file(path, encoder, on_progress=on_progress)
+        voiceprint = embed_file(path, encoder, decoder=decoder, on_progress=on_progress)
     except InvalidAudio as error:
         return Enrollment(path_text(path), "invalid", error.reason)
     measured: dict[str, Any] = {
@@ -151,52 +156,64 @@ def enroll_recording(
     if voiceprint.voiced_s < MIN_VOICE_S or len(voiceprint.vectors) == 0:
         reason = f"{lack_of_voice(voiceprint.voiced_s)}; is this the vocal stem?"
         return Enrollment(path_text(path), "too_little_voice", reason, **measured)
-    similar = _similar(matcher, voiceprint, artist)
+    known = store.find_artist(artist)
+    if known is not None:  # by another of its names, or written otherwise
+        artist = store.name_of(known)
+    found = _Consistency() if matcher is None else _check_voice(store, artist, voiceprint, matcher.cohort)
     try:
-        _refuse_known(store, artist, voiceprint.content_id, force)  # before a copy is made
+        forced = _refuse_known(store, artist, voiceprint.content_id, force_reason)  # before a copy is made
+        if found.refusal is not None and force_reason is None:
+            return Enrollment(path_text(path), "refused", found.refusal, **measured)
         with ExitStack() as on_failure:
-            # The copy comes first: a crash between the two leaves a file too many, which `check` names, not too few.
-            kept = _keep(store, path, voiceprint.content_id, on_failure) if keep_audio else None
+            kept_path, kept_key = keep_copy(store, path, on_failure) if keep_audio else (None, None)
+            reference = Reference(
+                reference_id=0,
+                artist=artist,
+                path=path_text(path.resolve()),
+                kept_path=kept_path,
+                content_id=voiceprint.content_id,
+                **measured,
+                consent=consent.ref,
+                consent_expires_at=consent.expires_at,
+                status="pending" if require_two_persons(store) else "active",
+                enrolled_by=store.actor,
+                approved_by=None,
+                # The reason stands only where it was needed.
+                force_reason=force_reason if forced or found.refusal is not None else None,
+                own_norm_score=found.own_norm_score,
+                added_at=now(),
+            )
             with store.writing():
-                forced = _refuse_known(store, artist, voiceprint.content_id, force)
-                reference_id = _write(store, encoder, artist, path, consent, voiceprint, forced, kept)
+                _refuse_known(store, artist, voiceprint.content_id, force_reason)
+                reference_id = _write(store, encoder, artist, consent, reference, kept_key, voiceprint)
             on_failure.pop_all()
     except AlreadyEnrolled as error:
         if artist not in store.holders(voiceprint.content_id):
             return Enrollment(path_text(path), "refused", str(error), **measured)
         with store.writing():  # so that the same recording can renew a consent that has expired
-            store.add_consent(store.artist(artist).artist_id, consent)
+            rights.add_consent(store, store.artist(artist).artist_id, consent)
         return Enrollment(path_text(path), "already_enrolled", str(error), **measured)
-    reason = f"{voiceprint.voiced_s:.1f} s of voice in {len(voiceprint.vectors)} windows"
-    return Enrollment(path_text(path), "enrolled", reason, reference_id=reference_id, **measured, **similar)
-
-
-def condense_artist(store: Store, artist_id: int) -> None:
-    """Make an artist's templates anew from all its references; call inside `store.writing`."""
-    references = store.reference_windows(artist_id)
-    if not references:
-        store.replace_templates(artist_id, [])
-        return
-    owner = np.concatenate([np.full(len(vectors), reference_id) for reference_id, vectors, _ in references])
-    times = np.concatenate([times for _, _, times in references])
-    templates, medoids, counts = condense_windows(np.concatenate([vectors for _, vectors, _ in references]))
-    store.replace_templates(
-        artist_id,
-        [
-            NewTemplate(vector, int(owner[row]), float(times[row, 0]), float(times[row, 1]), int(count))
-            for vector, row, count in zip(templates, medoids, counts, strict=True)
-        ],
+    return Enrollment(
+        path_text(path),
+        "enrolled",
+        f"{voiceprint.voiced_s:.1f} s of voice in {len(voiceprint.vectors)} windows",
+        reference_id=reference_id,
+        status=reference.status,
+        own_norm_score=found.own_norm_score,
+        warnings=found.warnings if found.refusal is None else (f"enrolled by force although: {found.refusal}",),
+        **measured,
+        **_similar(matcher, voiceprint, artist),
     )
 
 
-def _refuse_known(store: Store, artist: str, content_id: str, force: bool) -> bool:
+def _refuse_known(store: Store, artist: str, content_id: str, force_reason: str | None) -> bool:
     """Raise `AlreadyEnrolled` for a recording on record; returns whether it is another artist's and forced."""
     holders = store.holders(content_id)
     if artist in holders:
         raise AlreadyEnrolled(f"this recording is enrolled for {artist} already; nothing to do")
-    if holders and not force:
+    if holders and force_reason is None:
         raise AlreadyEnrolled(
-            f"this recording is enrolled for {', '.join(holders)}; --force enrolls it for {artist} too"
+            f"this recording is enrolled for {', '.join(holders)}; --force REASON enrolls it for {artist} too"
         )
     return bool(holders)
 
@@ -205,56 +222,67 @@ def _write(
     store: Store,
     encoder: Encoder,
     artist: str,
-    path: Path,
     consent: Consent,
-    voiceprint: Voiceprint,
-    forced: bool,
-    kept: Path | None,
+    reference: Reference,
+    kept_key: bytes | None,
+    voice: Voiceprint,
 ) -> int:
     """Everything of one reference, inside one transaction, so that a crash leaves all of it or nothing."""
     store.bind_encoder(encoder)
     artist_id = store.add_artist(artist)
-    reference_id = store.add_reference(
-        artist_id,
-        store.add_consent(artist_id, consent),
-        path=path_text(path.resolve()),
-        kept_path=None if kept is None else str(kept.relative_to(store.home)),
-        content_id=voiceprint.content_id,
-        duration_s=voiceprint.duration_s,
-        voiced_s=voiceprint.voiced_s,
-        vectors=voiceprint.vectors,
-        times=np.column_stack([voiceprint.start_s, voiceprint.end_s]),
-        forced=forced,
-    )
+    consent_id = rights.add_consent(store, artist_id, consent)
+    times = np.column_stack([voice.start_s, voice.end_s])
+    reference_id = store.add_reference(reference, consent_id, voice.vectors, times, kept_key=kept_key)
+    payload = {
+        name: getattr(reference, name) for name in ("path", "content_id", "status", "force_reason", "own_norm_score")
+    }
+    audit.append(store, "reference.enroll", {"reference_id": reference_id, **payload}, artist_id=artist_id)
     condense_artist(store, artist_id)
     return reference_id
 
 
-def _keep(store: Store, path: Path, content_id: str, on_failure: ExitStack) -> Path:
-    """Copy a recording into the home under its content id, private to its owner; `on_failure` deletes the copy."""
-    folder = store.home / KEPT_AUDIO
-    folder.mkdir(mode=0o700, exist_ok=True)
-    kept = folder / storable(f"{content_id}{path.suffix.lower()}")
-    if not kept.exists():
-        partial = kept.with_name(kept.name + ".part")
-        on_failure.callback(partial.unlink, missing_ok=True)
-        try:
-            with path.open("rb") as source, open(partial, "wb", opener=_private) as target:
-                shutil.copyfileobj(source, target)
-                target.flush()
-                os.fsync(target.fileno())
-            on_failure.callback(kept.unlink, missing_ok=True)
-            partial.replace(kept)
-        except OSError as error:
-            raise RegistryError(
-                f"{path}: could not be copied into {folder} ({error.strerror}); it is not enrolled. Free some space, "
-                "or go without --keep-audio"
-            ) from error
-    return kept
+@dataclass(frozen=True)
+class _Consistency:
+    """Whether a recording holds one voice, and the artist's: what speaks against it, and what else is to be said."""
+
+    refusal: str | None = None
+    warnings: tuple[str, ...] = ()
+    own_norm_score: float | None = None
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def _check_voice(store: Store, artist: str, voice: Voiceprint, cohort: CohortModel) -> _Consistency:
+    """Does a recording hold one voice, and that of the artist's other references?"""
+    second = find_second_voice(voice.vectors, voice.start_s, voice.end_s, cohort)
+    if second is not None:
+        where = ", ".join(f"{clock(start_s)} to {clock(end_s)}" for start_s, end_s in second.stretches[:5])
+        more = "" if len(second.stretches) <= 5 else f" and {len(second.stretches) - 5} more"
+        return _Consistency(
+            f"two voices: the one at {where}{more} has norm score {second.norm_score:.2f} with the rest, at least "
+            f"{second.floor:.2f} is expected of one voice. Cut it, or give --force REASON"
+        )
+    artist_id = store.find_artist(artist)
+    others = [] if artist_id is None else store.reference_windows(artist_id, status=None)
+    if len(others) < 2:
+        return _Consistency()
+    references = [*(vectors for _, vectors, _ in others), voice.vectors]
+    scores, floors = own_norm_scores(references, cohort), reference_floors(references)
+    own = round(float(scores[-1]), 3)
+    expected = f"with {artist}'s other references, at least {{:.2f}} is expected of one voice"
+    if scores[-1] < floors[-1]:
+        why = (
+            f"another voice: norm score {own:.2f} {expected.format(floors[-1])}. If it is {artist}, give --force REASON"
+        )
+        return _Consistency(why, own_norm_score=own)
+    # The third is the first that the other two can be checked with.
+    odd = np.flatnonzero(scores[:-1] < floors[:-1]) if len(others) == 2 else ()
+    return _Consistency(
+        warnings=tuple(
+            f"reference {others[i][0]}: norm score {scores[i]:.2f} {expected.format(floors[i])}; listen to it, and if "
+            f"it is somebody else `likeness artists remove` it with --reference {others[i][0]}"
+            for i in odd
+        ),
+        own_norm_score=own,
+    )
 
 
 def _similar(matcher: Matcher | None, voiceprint: Voiceprint, artist: str) -> dict[str, Any]:

@@ -94,5 +94,13 @@ class StoreTooNew(RegistryError):
     """The store was written by a later release of Likeness than this one."""
 
 
+class KeyMissing(RegistryError):
+    """The key of an encrypted registry cannot be had: absent, unreadable, incomplete, or there is no place for it."""
+
+
+class WrongKey(RegistryError):
+    """The key that was found does not open this registry."""
+
+
 class ManifestError(RegistryError):
     """A manifest of recordings or trials cannot be read, or contradicts itself."""

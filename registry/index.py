@@ -1,29 +1,31 @@
 """The nearest templates to a vector, and the one file that keeps the index between runs.
 
 The index is a cache of the store's templates. It may be deleted at any time; `open_index` makes it again. It holds
-voiceprints, which are biometric data: files are private to their owner, and no message here shows a vector.
+voiceprints, which are biometric data: files are private to their owner, those of an encrypted registry are sealed
+before a byte of a vector is written, and no message here shows a vector.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
 from registry.errors import IndexDamaged, IndexUnusable, StaleIndex, StoreDamaged
+from registry.files import sync_directory
 
 #: First field of the header. The version goes up when an older reader would misread the file.
-INDEX_FORMAT = "likeness-index 1"
+INDEX_FORMAT = "likeness-index 2"
 
 #: How far a vector's length may lie from 1. Normalising in float32 leaves less than 1e-6 at 192 dimensions (float16
 #: about 1e-5); a mean that nobody normalised is off by a tenth and more.
@@ -48,6 +50,7 @@ _HEADER_TYPES = {
     "n": int,
     "dim": int,
     "ids_sha256": str,
+    "sealed": bool,
     "body_sha256": str,
 }
 
@@ -203,7 +206,7 @@ class VectorIndex:
             raise ValueError(f"not in the index: template {_name(unknown)}")
 
 
-def write_index(index: VectorIndex, path: Path, store_revision: int, encoder_id: str) -> None:
+def write_index(index: VectorIndex, path: Path, store_revision: int, encoder_id: str, key: bytes | None = None) -> None:
     """Write an index to its file, whole or not at all.
 
     Parameters
@@ -216,6 +219,8 @@ def write_index(index: VectorIndex, path: Path, store_revision: int, encoder_id:
         The revision of the store whose templates the index holds.
     encoder_id : str
         The encoder that made the vectors.
+    key : bytes, optional
+        Seals the body, in an encrypted registry; 32 bytes.
 
     Raises
     ------
@@ -239,7 +244,9 @@ def write_index(index: VectorIndex, path: Path, store_revision: int, encoder_id:
             "n": len(index),
             "dim": index.dim,
             "ids_sha256": _ids_sha256(index.ids),
-            "body_sha256": hashlib.sha256(body).hexdigest(),
+            "sealed": key is not None,
+            # What is sealed says by itself whether it is whole, and a hash of the vectors would tell something of them.
+            "body_sha256": hashlib.sha256(body).hexdigest() if key is None else "",
         }
     )
     if len(header) > MAX_HEADER_BYTES:
@@ -251,17 +258,22 @@ def write_index(index: VectorIndex, path: Path, store_revision: int, encoder_id:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(header)
-            file.write(body)
+            if key is None:
+                file.write(body)
+            else:
+                from registry.vault import seal_stream
+
+                seal_stream(key, header, io.BytesIO(body), file)
             file.flush()
             os.fsync(file.fileno())
             temporary_path.replace(path)
     except BaseException:
         temporary_path.unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
-def load_index(path: Path, store_revision: int, encoder_id: str) -> VectorIndex:
+def load_index(path: Path, store_revision: int, encoder_id: str, key: bytes | None = None) -> VectorIndex:
     """Read an index from its file, if it is sound and belongs to this state of the store.
 
     Parameters
@@ -272,17 +284,20 @@ def load_index(path: Path, store_revision: int, encoder_id: str) -> VectorIndex:
         The store's revision now. Any other in the file, older or newer, is refused.
     encoder_id : str
         The encoder whose vectors are wanted.
+    key : bytes, optional
+        What the file is sealed with, in an encrypted registry.
 
     Raises
     ------
     StaleIndex
-        If there is no file, or it is of another format, store revision or encoder.
+        If there is no file, it is of another format, store revision or encoder, or it is sealed and there is no key, or
+        the other way round.
     IndexDamaged
         If it cannot be read, or is not what was written.
     """
     path = Path(path)
     try:
-        header, body = _read_parts(path, store_revision, encoder_id)
+        header, body = _read_parts(path, store_revision, encoder_id, key)
         return _restore(header, body)
     except FileNotFoundError:
         raise StaleIndex("there is no index file yet", path) from None
@@ -299,6 +314,7 @@ def open_index(
     encoder_id: str,
     load_rows: Callable[[], tuple[np.ndarray, np.ndarray]],
     notify: Callable[[str], None],
+    key: bytes | None = None,
 ) -> VectorIndex:
     """Load the index, or on any doubt make it again from the store's templates and write it.
 
@@ -315,6 +331,8 @@ def open_index(
         transaction, or the file will claim a revision that it does not hold. With n = 0, dim still counts.
     notify : callable
         Is given one line of text, for stderr, for each thing that a person should know.
+    key : bytes, optional
+        What the file is sealed with, in an encrypted registry.
 
     Raises
     ------
@@ -323,7 +341,7 @@ def open_index(
     """
     path = Path(path)
     try:
-        return load_index(path, store_revision, encoder_id)
+        return load_index(path, store_revision, encoder_id, key)
     except IndexUnusable as error:
         notify(f"{path}: {error.reason}; rebuilding the index from the store")
     ids, vectors = load_rows()
@@ -334,14 +352,16 @@ def open_index(
     except ValueError as error:
         raise StoreDamaged(f"the store's templates cannot be indexed: {error}") from error
     try:
-        write_index(index, path, store_revision, encoder_id)
+        write_index(index, path, store_revision, encoder_id, key)
     except OSError as error:
         reason = error.strerror or error
         notify(f"{path}: the index could not be written ({reason}); going on in memory, the next run rebuilds")
     return index
 
 
-def _read_parts(path: Path, store_revision: int, encoder_id: str) -> tuple[dict[str, Any], np.ndarray]:
+def _read_parts(
+    path: Path, store_revision: int, encoder_id: str, key: bytes | None
+) -> tuple[dict[str, Any], np.ndarray]:
     """Return the header and the faiss bytes of a file, once both are known to be what was written."""
     with open(path, "rb", opener=_open_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -352,18 +372,38 @@ def _read_parts(path: Path, store_revision: int, encoder_id: str) -> tuple[dict[
             raise StaleIndex(f"it is of encoder {header['encoder_id'][:12]!a}, not {encoder_id[:12]!a}")
         if header["store_revision"] != store_revision:
             raise StaleIndex(f"it is of store revision {header['store_revision']}, the store is at {store_revision}")
-        n_rows_bytes = header["n"] * (header["dim"] * 4 + 8)
+        if header["sealed"] != (key is not None):
+            ours, its = ("not encrypted", "encrypted") if key is None else ("encrypted", "not encrypted")
+            raise StaleIndex(f"it is {its}, the registry is {ours}")
+        least = header["n"] * (header["dim"] * 4 + 8)
+        most = least + MAX_FAISS_OVERHEAD_BYTES
+        if key is not None:
+            from registry.vault import sealed_size
+
+            least, most = sealed_size(least), sealed_size(most)
         n_body_bytes = os.fstat(file.fileno()).st_size - len(line)
         # Before reading, so that a header in front of the wrong thing does not fill the memory.
-        if not n_rows_bytes <= n_body_bytes <= n_rows_bytes + MAX_FAISS_OVERHEAD_BYTES:
+        if not least <= n_body_bytes <= most:
             raise IndexDamaged(
                 f"{n_body_bytes} bytes follow its header, but {header['n']} vectors of {header['dim']} dimensions "
-                f"take {n_rows_bytes} to {n_rows_bytes + MAX_FAISS_OVERHEAD_BYTES}"
+                f"take {least} to {most}"
             )
-        body = file.read(n_body_bytes)
-    if hashlib.sha256(body).hexdigest() != header["body_sha256"]:
+        body = file.read(n_body_bytes) if key is None else _open_body(key, line, file)
+    if key is None and hashlib.sha256(body).hexdigest() != header["body_sha256"]:
         raise IndexDamaged("its content does not have the sha256 that its header states")
     return header, np.frombuffer(body, dtype=np.uint8)
+
+
+def _open_body(key: bytes, line: bytes, file: BinaryIO) -> memoryview:
+    """What was sealed, together with the header line that stands before it."""
+    from registry.vault import SealBroken, open_stream
+
+    body = io.BytesIO()
+    try:
+        open_stream(key, line, file, body)
+    except SealBroken:
+        raise IndexDamaged("its content does not open with the registry's key") from None
+    return body.getbuffer()
 
 
 def _parse_header(line: bytes) -> dict[str, Any]:
@@ -439,19 +479,6 @@ def _remove_abandoned(directory: Path, prefix: str, suffix: str) -> None:
         with contextlib.suppress(OSError), abandoned_path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             abandoned_path.unlink()
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a rename in a directory outlast a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network and FUSE file systems cannot; the file itself is written all the same.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _choose_kernel(n_values: int) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from embeddings.audio import SUFFIXES
@@ -15,6 +17,22 @@ from registry.records import BatchItem, path_of, path_text, storable
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".ndjson")
 #: Columns of a manifest that have a meaning; others are kept and come out again.
 COLUMNS = ("path", "title", "isrc", "uploader")
+#: How deep lists and objects of a row may lie in each other. Python reads and writes some 900, fewer the deeper it is
+#: called from, so that a row which can be read here could not be written there.
+MAX_NESTING = 50
+
+
+def find_recordings(folder: Path) -> list[Path]:
+    """Files in a folder, at any depth, that look like audio, and folders that cannot be listed, in order.
+
+    The latter so that nothing is lost without a word: taken for a recording, such a folder fails with its reason.
+    Links to folders are not followed: they may lead in circles, or out of what was named.
+    """
+    unlisted: list[OSError] = []
+    walk = os.walk(folder, onerror=unlisted.append)
+    paths = (Path(parent, name) for parent, _, names in walk for name in names)
+    found = [path for path in paths if path.suffix.lower() in SUFFIXES]
+    return sorted([*found, *(Path(error.filename) for error in unlisted)])
 
 
 def list_items(inputs: Sequence[Path]) -> list[BatchItem]:
@@ -23,10 +41,10 @@ def list_items(inputs: Sequence[Path]) -> list[BatchItem]:
     Parameters
     ----------
     inputs : sequence of Path
-        Audio files; folders, searched to any depth for files that look like audio; manifests (CSV with a header, or
-        JSON lines) with a column `path` and, where known, `title`, `isrc`, `uploader`. Other columns are kept and
-        come out again. A relative path in a manifest is taken from the manifest's folder. A file that is named twice
-        is listed once; each row of a manifest is a track of its own.
+        Audio files; folders, in which `find_recordings` looks; manifests (CSV with a header, or JSON lines) with a
+        column `path` and, where known, `title`, `isrc`, `uploader`. Other columns are kept and come out again. A
+        relative path in a manifest is taken from the manifest's folder. A file that is named twice is listed once;
+        each row of a manifest is a track of its own.
 
     Raises
     ------
@@ -37,7 +55,7 @@ def list_items(inputs: Sequence[Path]) -> list[BatchItem]:
     seen: set[Path] = set()
     for path in inputs:
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
+            found = find_recordings(path)
         elif path.suffix.lower() in MANIFEST_SUFFIXES:
             items += _read_manifest(path)
             continue
@@ -51,6 +69,8 @@ def list_items(inputs: Sequence[Path]) -> list[BatchItem]:
 def _read_manifest(path: Path) -> Iterator[BatchItem]:
     read_rows = _csv_rows if path.suffix.lower() == ".csv" else _json_rows
     try:
+        if path.exists() and not path.is_file():  # a FIFO that nobody writes to would be read for ever
+            raise ManifestError(f"{path}: not a regular file")
         with path.open(encoding="utf-8-sig", newline="") as file:
             for number, row in read_rows(file):
                 yield _manifest_item(path.parent, number, row)
@@ -76,7 +96,8 @@ def _csv_rows(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         names = rows.fieldnames or []
         if "path" not in names:
-            raise _BadRow(1, f"no column `path` in the header ({', '.join(names)}); a manifest needs that column")
+            header = shorten(", ".join(names), 200)
+            raise _BadRow(1, f"no column `path` in the header ({header}); a manifest needs that column")
         for row in rows:
             if None in row:
                 raise _BadRow(
@@ -98,7 +119,16 @@ def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
             raise _BadRow(number, f"not JSON ({error})") from error
         if not isinstance(row, dict):
             raise _BadRow(number, "not a JSON object; one with a `path` is needed on each line")
+        if _nests_deeper(row, MAX_NESTING):
+            raise _BadRow(number, f"lists or objects in each other, at most {MAX_NESTING} deep are kept")
         yield number, row
+
+
+def _nests_deeper(value: Any, limit: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return limit == 0 or any(_nests_deeper(item, limit - 1) for item in inner)
 
 
 def _manifest_item(folder: Path, number: int, row: Mapping[str, Any]) -> BatchItem:

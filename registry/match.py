@@ -58,14 +58,14 @@ class Matcher:
         self.encoder_id: str = encoder.encoder_id
         self.threshold, self.threshold_source = find_threshold(encoder, threshold)
         self.cohort_id: str = encoder.cohort.cohort_id
-        self._cohort = scoring.prepare_cohort(encoder.cohort.vectors, encoder.cohort.person)
+        self.cohort = scoring.prepare_cohort(encoder.cohort.vectors, encoder.cohort.person)
         # Where the caller gives the threshold, the calibration may still be of other scores than these.
         self._calibration = None if _calibration_misfit(encoder) else encoder.calibration
+        self._notify = notify
         # Revision, templates and names from one moment: a batch that runs for hours is pinned to it.
         with store.reading():
             self.store_revision = store.revision
-            expired = store.expired_artists()
-            self._gallery = store.gallery(without=list(expired))
+            self._pinned = store.gallery()
             self._names = store.artist_names()
             # Before the first enrolment there is nothing to index, and no file to miss.
             enrolled = store.encoder_id is not None
@@ -74,10 +74,38 @@ class Matcher:
                 if enrolled
                 else VectorIndex(encoder.dim)
             )
-        for name in expired.values():
-            notify(f"{name}: not matched, the consent on record has expired; enroll again with --consent to renew it")
+        self._rights, self._next_expiry = -1, ""
+        self._leave_out({})
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Leave out artists whose consent is over, and those who were removed, since this was made.
+
+        Called before every track, so that a withdrawal works at once also in a batch that runs for hours. Nobody is
+        added: what is matched stays pinned to one state of the registry otherwise.
+        """
+        if self._store.rights == self._rights and not (self._next_expiry and self._next_expiry <= now()):
+            return
+        with self._store.reading():
+            self._rights, self._next_expiry = self._store.rights, self._store.next_expiry()
+            over = self._store.without_consent()
+            pinned = np.unique(self._pinned.artist_id).tolist()
+            present = self._store.present(pinned)
+        left_out = {artist_id: over[artist_id] for artist_id in pinned if artist_id in over}
+        for artist_id, why in left_out.items():
+            if artist_id not in self._left_out:
+                self._notify(f"{self._names[artist_id]}: not matched, {why}; `likeness consents add` records another")
+        # Of an artist who was removed nothing is said, for nothing is known any more.
+        gone = {artist_id: "" for artist_id in pinned if artist_id not in present}
+        self._leave_out({**left_out, **gone})
+
+    def _leave_out(self, left_out: dict[int, str]) -> None:
+        self._left_out = left_out
+        rows = ~np.isin(self._pinned.artist_id, list(left_out))
+        self._gallery = self._pinned if rows.all() else self._pinned.select(rows)
         self._by_template = np.argsort(self._gallery.template_id)
         self.n_artists = len(np.unique(self._gallery.artist_id))
+        self.n_not_matched = sum(why != "" for why in left_out.values())
 
     def match(self, voiceprint: Voiceprint) -> tuple[Match, ...]:
         """The artists most like a voice, best `norm_score` first, at most `KEPT_MATCHES`.
@@ -94,7 +122,7 @@ class Matcher:
             return ()
         starts, artist_ids = scoring.group_starts(gallery.artist_id)
         scores = scoring.pool_scores(voiceprint.vectors, gallery.vectors, starts)
-        norm_scores = scoring.normalise(scores, voiceprint.vectors, gallery.vectors, starts, self._cohort)
+        norm_scores = scoring.normalise(scores, voiceprint.vectors, gallery.vectors, starts, self.cohort)
         llrs = scoring.llr_of(norm_scores, self._calibration) if self._calibration else None
         best = np.argsort(-norm_scores, kind="stable")[:KEPT_MATCHES]
         matches = []
@@ -128,6 +156,7 @@ class Matcher:
             voiced_s=round(voiceprint.voiced_s, 3),
             n_windows=len(voiceprint.vectors),
             n_artists=self.n_artists,
+            n_not_matched=self.n_not_matched,
             threshold=self.threshold,
             threshold_source=self.threshold_source,
             encoder_id=self.encoder_id,
@@ -173,6 +202,7 @@ class Matcher:
             Evidence(
                 track_start_s=round(float(voiceprint.start_s[window]), 2),
                 track_end_s=round(float(voiceprint.end_s[window]), 2),
+                reference_id=int(gallery.reference_id[row]),
                 reference=paths.get(int(gallery.reference_id[row]), "(removed)"),
                 reference_start_s=round(float(gallery.start_s[row]), 2),
                 reference_end_s=round(float(gallery.end_s[row]), 2),
@@ -231,7 +261,12 @@ def open_store_index(store: Store, encoder_id: str, dim: int, notify: Callable[[
         ids, vectors = store.template_vectors()
         return ids, vectors.reshape(len(ids), dim)
 
-    return open_index(index_path(store.home), store.revision, encoder_id, rows, notify)
+    return open_index(index_path(store.home), store.revision, encoder_id, rows, notify, key=index_key(store))
+
+
+def index_key(store: Store) -> bytes | None:
+    """What the index file is sealed with; None where the registry is not encrypted."""
+    return None if store.vault is None else store.vault.index_key
 
 
 def write_store_index(store: Store, notify: Callable[[str], None]) -> int:
@@ -245,7 +280,7 @@ def write_store_index(store: Store, notify: Callable[[str], None]) -> int:
     index = VectorIndex(encoder["dim"])
     index.add(ids, vectors.reshape(len(ids), encoder["dim"]))
     try:
-        write_index(index, index_path(store.home), revision, encoder["encoder_id"])
+        write_index(index, index_path(store.home), revision, encoder["encoder_id"], key=index_key(store))
     except OSError as error:
         # The old one may hold voiceprints of an artist who was removed.
         with suppress(OSError):

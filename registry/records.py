@@ -46,12 +46,36 @@ class Consent:
 
 
 @dataclass(frozen=True)
+class ConsentRecord:
+    """A consent on record."""
+
+    consent_id: int
+    artist: str
+    ref: str
+    recorded_at: str
+    expires_at: str | None
+    withdrawn_at: str | None
+    in_force: bool
+
+
+@dataclass(frozen=True)
 class ArtistSummary:
-    """An enrolled identity and how much of its voice is on record."""
+    """An enrolled identity and how much of its voice is on record.
+
+    Attributes
+    ----------
+    uid : str
+        Random; names the artist in receipts, where the name must not stand.
+    status : {"active", "pending", "no consent"}
+        Only active ones are matched: those with an approved reference and a consent in force.
+    """
 
     artist_id: int
+    uid: str
     name: str
+    status: str
     n_references: int
+    n_pending: int
     n_templates: int
     voiced_s: float
     created_at: str
@@ -59,7 +83,17 @@ class ArtistSummary:
 
 @dataclass(frozen=True)
 class Reference:
-    """One enrolled recording, without its vectors."""
+    """One enrolled recording, without its vectors.
+
+    Attributes
+    ----------
+    status : {"pending", "active"}
+        Only active ones are matched.
+    force_reason : str or None
+        Why it was enrolled although a check spoke against it.
+    own_norm_score : float or None
+        Against the artist's other references, when it was enrolled.
+    """
 
     reference_id: int
     artist: str
@@ -71,7 +105,11 @@ class Reference:
     n_windows: int
     consent: str
     consent_expires_at: str | None
-    forced: bool
+    status: str
+    enrolled_by: str
+    approved_by: str | None
+    force_reason: str | None
+    own_norm_score: float | None
     added_at: str
 
 
@@ -118,6 +156,7 @@ class Evidence:
 
     track_start_s: float
     track_end_s: float
+    reference_id: int
     reference: str
     reference_start_s: float
     reference_end_s: float
@@ -165,6 +204,8 @@ class Scan:
         Where the threshold came from.
     n_artists : int
         Artists matched against.
+    n_not_matched : int
+        Artists on record who were left out, for want of a consent in force.
     matches : tuple of Match
         Best first, at most five, also when the verdict is clear.
     """
@@ -186,6 +227,7 @@ class Scan:
     matches: tuple[Match, ...]
     scan_id: int | None = None
     run_id: int | None = None
+    n_not_matched: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The record as plain JSON types."""
@@ -231,3 +273,16 @@ class BatchItem:
     isrc: str | None = None
     uploader: str | None = None
     extra: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class IdentityChange:
+    """An alias, merge or split; `detail` holds what it takes to undo it."""
+
+    change_id: int
+    artist: str
+    action: str
+    changed_at: str
+    changed_by: str
+    detail: dict[str, Any]
+    undone_at: str | None

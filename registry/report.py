@@ -1,20 +1,59 @@
-"""Results for people: a scan with its evidence, and tables. Strangers' text is escaped before a terminal sees it."""
+"""Results for people: a scan with its evidence, tables and CSV. Strangers' text is escaped in all of them."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from registry.records import Match, Scan, Unusable
 
+#: A scan as one row of a spreadsheet: what was decided, and the best artist with the first stretch to listen to.
+SCAN_COLUMNS = (
+    *("path", "verdict", "kind", "reason", "artist", "norm_score", "llr", "likeness", "threshold"),
+    *("track_start_s", "track_end_s", "reference", "reference_start_s", "reference_end_s"),
+    *("voiced_s", "duration_s", "n_artists", "scanned_at", "scan_id", "run_id", "content_id", "encoder_id"),
+)
+
+#: Categories of what a terminal obeys or does not show: controls, formats (bidi, zero width, tags), half characters,
+#: ends of lines and paragraphs.
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_JOINERS = "\u200c\u200d"
+_VIRAMA = 9  # canonical combining class
+
+#: Where a spreadsheet would take text for a formula (OWASP, "CSV Injection"): at the beginning of a cell, and behind
+#: what ends a cell where the comma is a decimal point. Full-width forms count in East Asian settings.
+_FORMULA = re.compile("(^|;)(?=[=+@\uff1d\uff0b\uff20\uff0d-])")
+
+
+def hidden_at(text: str) -> list[int]:
+    """Where `text` holds characters that steer a terminal or cannot be seen.
+
+    The joiners U+200C and U+200D are not counted where they change how a word is written: after a virama (RFC 5892,
+    appendix A), and between letters, marks, digits or symbols of which one is beyond the Latin, Greek and Cyrillic
+    scripts. Persian is misspelt without them, Bengali and joined emoji too. Between Latin letters they would only make
+    two names that look the same.
+    """
+    return [i for i, c in enumerate(text) if unicodedata.category(c) in _HIDDEN and not _joins(text, i)]
+
+
+def _joins(text: str, i: int) -> bool:
+    if text[i] not in _JOINERS or i == 0:
+        return False
+    if unicodedata.combining(text[i - 1]) == _VIRAMA:
+        return True
+    around = text[i - 1] + text[i + 1 : i + 2]
+    return len(around) == 2 and max(around) >= "\u0590" and all(unicodedata.category(c)[0] in "LMNS" for c in around)
+
 
 def printable(text: str) -> str:
     """`text` with control, bidi and other invisible characters as escapes: a title must not steer a terminal."""
-    return "".join(
-        c if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else c.encode("unicode_escape").decode()
-        for c in text
-    )
+    hidden = set(hidden_at(text))
+    return "".join(c.encode("unicode_escape").decode() if i in hidden else c for i, c in enumerate(text))
 
 
 def clock(seconds: float) -> str:
@@ -77,6 +116,36 @@ def table_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Rows as CSV under a header of `columns`, or of all keys; nothing where there are neither.
+
+    Numbers stay numbers and None is an empty cell. Text is escaped as on a terminal, with an apostrophe in front where
+    a spreadsheet would run it; lists and records are JSON. The exact text of a cell is in the JSON formats.
+    """
+    columns = columns or list(dict.fromkeys(key for row in rows for key in row))
+    if not columns:
+        return ""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_csv_cell(row.get(column)) for column in columns] for row in rows)
+    return file.getvalue()
+
+
+def scan_row(scan: Scan | Unusable) -> dict[str, Any]:
+    """A scan with the `SCAN_COLUMNS` of CSV: its best artist and that one's first stretch beside what was decided."""
+    row = scan.as_dict()
+    best: dict[str, Any] = next(iter(row.get("matches", ())), {})
+    return {**next(iter(best.get("evidence", ())), {}), **best, **row}
+
+
+def _csv_cell(value: Any) -> Any:
+    if value is None or isinstance(value, int | float):
+        return value
+    text = printable(value) if isinstance(value, str) else json.dumps(value)
+    return _FORMULA.sub(r"\1'", text)
 
 
 def _cell(value: Any) -> str:

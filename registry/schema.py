@@ -6,6 +6,9 @@ For strangers who open `registry.db` with other tools: README, "The database". V
 
 from __future__ import annotations
 
+import json
+import unicodedata
+
 from sqlite_utils import Database, Migrations
 
 migrations = Migrations("likeness")
@@ -109,5 +112,117 @@ def m001_registry(db: Database) -> None:
     )
 
 
+@migrations()
+def m002_trust(db: Database) -> None:
+    """Erasure, audit, encryption, approval, aliases and merges; tries and leases of a batch's tracks."""
+    db.executescript(
+        """
+        -- Named in receipts and erasures, where a name must not stand and a number could come again after a restore.
+        ALTER TABLE artists ADD COLUMN uid TEXT NOT NULL DEFAULT '';
+        UPDATE artists SET uid = lower(hex(randomblob(8)));
+        -- The artist whose references took in this one's; its name leads there.
+        ALTER TABLE artists ADD COLUMN merged_into INTEGER REFERENCES artists ON DELETE CASCADE;
+
+        CREATE TABLE names (                 -- every name that leads to an artist: its own and its aliases
+            name_key TEXT PRIMARY KEY,       -- the name; in an encrypted registry its HMAC-SHA256
+            fold_key TEXT NOT NULL,          -- the same without regard to case
+            artist_id INTEGER NOT NULL REFERENCES artists ON DELETE CASCADE,
+            alias TEXT                       -- NULL for the artist's own name, which stands in artists
+        ) STRICT;
+        CREATE INDEX names_fold ON names (fold_key);
+        CREATE INDEX names_artist ON names (artist_id);
+
+        CREATE TABLE artist_keys (           -- encrypted registries only: the key of an artist's data, itself encrypted
+            artist_id INTEGER PRIMARY KEY REFERENCES artists ON DELETE CASCADE, wrapped BLOB NOT NULL
+        ) STRICT;
+
+        CREATE TABLE identity_changes (      -- aliases, merges and splits, with what it takes to undo them
+            change_id INTEGER PRIMARY KEY AUTOINCREMENT,
+            artist_id INTEGER NOT NULL REFERENCES artists ON DELETE CASCADE,
+            action TEXT NOT NULL, changed_at TEXT NOT NULL, changed_by TEXT NOT NULL, detail TEXT NOT NULL,
+            undone_at TEXT
+        ) STRICT;
+        CREATE INDEX identity_changes_artist ON identity_changes (artist_id);
+
+        ALTER TABLE consents ADD COLUMN withdrawn_at TEXT;
+
+        ALTER TABLE artist_references ADD COLUMN status TEXT NOT NULL DEFAULT 'active'
+            CHECK (status IN ('pending', 'active'));     -- templates are made of active ones only
+        ALTER TABLE artist_references ADD COLUMN enrolled_by TEXT NOT NULL DEFAULT '';
+        ALTER TABLE artist_references ADD COLUMN approved_by TEXT;
+        ALTER TABLE artist_references ADD COLUMN force_reason TEXT;
+        ALTER TABLE artist_references ADD COLUMN own_norm_score REAL;   -- with the artist's other references
+        ALTER TABLE artist_references ADD COLUMN kept_key BLOB;         -- of the kept copy, sealed
+
+        ALTER TABLE scans ADD COLUMN n_not_matched INTEGER NOT NULL DEFAULT 0;  -- artists without a consent in force
+
+        ALTER TABLE run_tracks ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;  -- times that it took a process with it
+        ALTER TABLE run_tracks ADD COLUMN lease_owner TEXT;     -- the process that has it now
+        ALTER TABLE run_tracks ADD COLUMN lease_expires_s REAL; -- Unix time
+        CREATE TABLE reports (               -- files that a batch wrote its outcomes to
+            path TEXT PRIMARY KEY, run_id INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE, written_at TEXT NOT NULL
+        ) STRICT;
+        CREATE TABLE backups (path TEXT NOT NULL, made_at TEXT NOT NULL) STRICT;
+
+        CREATE TABLE erasures (              -- what was removed, without saying whose; replayed after a restore
+            erasure_id INTEGER PRIMARY KEY AUTOINCREMENT,
+            kind TEXT NOT NULL CHECK (kind IN ('artist', 'reference', 'track')),
+            subject TEXT NOT NULL,           -- an artist's uid, or the sha256 of salt and content_id
+            salt TEXT NOT NULL DEFAULT '',
+            requested_at TEXT NOT NULL, finished_at TEXT,
+            pending TEXT NOT NULL,           -- JSON: steps that are left
+            receipt TEXT NOT NULL            -- JSON
+        ) STRICT;
+        CREATE UNIQUE INDEX erasures_subject ON erasures (kind, subject);
+        CREATE INDEX erasures_pending ON erasures (erasure_id) WHERE finished_at IS NULL;
+
+        CREATE TABLE audit (                 -- hash = sha256 of this row's other columns, so the last covers all before
+            seq INTEGER PRIMARY KEY, at TEXT NOT NULL, action TEXT NOT NULL,
+            commitment TEXT NOT NULL,        -- sha256 of salt and payload
+            previous TEXT NOT NULL, hash TEXT NOT NULL
+        ) STRICT;
+        CREATE TABLE audit_payloads (        -- erasure deletes from here and the chain above still verifies
+            seq INTEGER PRIMARY KEY REFERENCES audit,
+            artist_id INTEGER REFERENCES artists ON DELETE CASCADE,
+            track_id INTEGER REFERENCES tracks ON DELETE CASCADE,
+            salt BLOB NOT NULL, payload TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX audit_payloads_artist ON audit_payloads (artist_id);
+        CREATE INDEX audit_payloads_track ON audit_payloads (track_id);
+
+        -- Counts whatever may end an artist's being matched, so that a batch sees it from one row before each track.
+        INSERT INTO meta VALUES ('rights', '0');
+        CREATE TRIGGER consents_added AFTER INSERT ON consents BEGIN
+            UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'rights'; END;
+        CREATE TRIGGER consents_changed AFTER UPDATE ON consents BEGIN
+            UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'rights'; END;
+        CREATE TRIGGER consents_removed AFTER DELETE ON consents BEGIN
+            UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'rights'; END;
+        CREATE TRIGGER artists_removed AFTER DELETE ON artists BEGIN
+            UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'rights'; END;
+        """
+    )
+    for artist_id, name in db.execute("SELECT artist_id, name FROM artists").fetchall():
+        db.execute("INSERT INTO names VALUES (?, ?, ?, NULL)", [name, fold_name(name), artist_id])
+    db.execute("UPDATE artist_references SET force_reason = 'none was asked for' WHERE forced")
+    # Evidence names references by number from now on: a path says who somebody is, and would stand there in plain.
+    ids = dict(db.execute("SELECT artist_id || ' ' || path, reference_id FROM artist_references").fetchall())
+    for scan_id, rank, artist_id, text in db.execute(
+        "SELECT scan_id, rank, artist_id, evidence FROM matches"
+    ).fetchall():
+        evidence = [
+            {**item, "reference_id": ids.get(f"{artist_id} {item.pop('reference', '')}", 0)}
+            for item in json.loads(text)
+        ]
+        db.execute(
+            "UPDATE matches SET evidence = ? WHERE scan_id = ? AND rank = ?", [json.dumps(evidence), scan_id, rank]
+        )
+
+
+def fold_name(name: str) -> str:
+    """A name without regard to case and width, for finding it however it was typed."""
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
 #: What this release can read; a database that has had any other migration is from a newer one.
-MIGRATION_NAMES = frozenset({"m001_registry"})
+MIGRATION_NAMES = frozenset({"m001_registry", "m002_trust"})

@@ -1,372 +1,269 @@
-"""The registry's truth: one SQLite database in the home folder. All SQL but the schema is here."""
+"""The registry's truth: what is on record of artists, their references and templates, as SQL on one SQLite database.
+
+Tracks and scans are in `scans`, runs in `runs`, consents in `rights`, the audit in `audit`, what is being removed in
+`erasure`. What says who an artist is (names, paths, releases, vectors) passes through `seal` on its way in and through
+`unseal` on its way out, which change nothing unless the registry is encrypted.
+"""
 
 from __future__ import annotations
 
 import json
-import os
+import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
-from sqlite_utils import Database
 
-from registry.errors import (
-    AlreadyEnrolled,
-    EncoderMismatch,
-    RegistryError,
-    StoreBusy,
-    StoreDamaged,
-    StoreTooNew,
-    UnknownArtist,
-)
-from registry.records import (
-    ArtistSummary,
-    Consent,
-    Gallery,
-    NewTemplate,
-    Reference,
-)
-from registry.schema import MIGRATION_NAMES, migrations
+from registry.database import BUSY_TIMEOUT_MS, DATABASE, RegistryDatabase, now
+from registry.errors import AlreadyEnrolled, RegistryError, StoreDamaged, UnknownArtist
+from registry.records import ArtistSummary, Gallery, NewTemplate, Reference
+from registry.schema import fold_name
 
-DATABASE = "registry.db"
-#: How long a command waits for another one that is writing, in milliseconds.
-BUSY_TIMEOUT_MS = 30_000
+__all__ = ["BUSY_TIMEOUT_MS", "DATABASE", "Store", "now"]
 
 
-def now() -> str:
-    """The time as it is stored: UTC, ISO 8601, whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+class Store(RegistryDatabase):
+    """The registry, open; parameters and errors are those of `RegistryDatabase`."""
 
-
-class Store:
-    """The registry's database, open.
-
-    Parameters
-    ----------
-    home : Path
-        The registry's folder (mode 0700); the database is `registry.db` in it.
-    create : bool
-        Make the folder and the database if they are not there.
-
-    Raises
-    ------
-    RegistryError
-        No registry there and `create` is false.
-    StoreDamaged, StoreTooNew
-        The file is not a database, or was written by a newer Likeness.
-    """
-
-    def __init__(self, home: Path, *, create: bool = False) -> None:
-        self.home = home
-        self.path = home / DATABASE
-        if create:
-            _make_private(home, self.path)
-        elif not self.path.is_file():
-            raise RegistryError(f"{home}: no registry here; `likeness enroll` or `likeness init` makes one")
-        self.read_only = not os.access(home, os.W_OK)
-        try:
-            with ExitStack() as on_failure:
-                connection = sqlite3.connect(self._uri(), uri=True, timeout=BUSY_TIMEOUT_MS / 1000)
-                on_failure.callback(connection.close)
-                self.db = Database(connection)
-                for pragma in ("foreign_keys = ON", "secure_delete = ON"):
-                    self.db.execute(f"PRAGMA {pragma}").fetchone()
-                self._migrate(create)
-                if not self.read_only:
-                    for pragma in ("journal_mode = WAL", "synchronous = FULL"):
-                        self.db.execute(f"PRAGMA {pragma}").fetchone()
-                on_failure.pop_all()
-        except sqlite3.DatabaseError as error:
-            raise _translate(error, self.path) from error
-
-    def _uri(self) -> str:
-        """How SQLite is to open the file: as one that cannot change where the folder cannot be written to."""
-        uri = self.path.resolve().as_uri()
-        if not self.read_only:
-            return uri
-        log = self.path.with_name(DATABASE + "-wal")
-        if log.exists():  # in use by somebody who can write, or not closed: what is read could change underneath
-            raise RegistryError(
-                f"{self.home}: cannot be written to, and its log ({log.name}) is open; ask its owner, or copy the "
-                "folder to where you can write"
-            )
-        return f"{uri}?mode=ro&immutable=1"
-
-    def _migrate(self, create: bool) -> None:
-        tables = self.db.table_names()
-        applied = {migration.name for migration in migrations.applied(self.db)}
-        if not applied and (tables or not create):
-            raise StoreDamaged(
-                f"{self.path}: holds no registry; restore your last backup, or move this file away to begin anew "
-                "(`likeness check` cannot mend it)"
-            )
-        if newer := sorted(applied - MIGRATION_NAMES):
-            raise StoreTooNew(
-                f"{self.path}: written by a newer Likeness (it has {newer[-1]}); upgrade with "
-                "`pip install --upgrade likeness`"
-            )
-        if migrations.pending(self.db):
-            with self.writing():
-                migrations.apply(self.db)
-
-    def close(self) -> None:
-        """Close the database; what was committed is on disk."""
-        self.db.close()
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """One transaction, the only writer from its first statement on; undone whole if anything fails.
-
-        sqlite-utils' own `atomic()` begins deferred, and a reader that turns writer while another wrote is refused
-        at once instead of waiting for its turn.
-        """
-        try:
-            self.db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self.db.rollback()
-                raise
-            self.db.execute("COMMIT")
-        except sqlite3.DatabaseError as error:
-            if self.db.conn.in_transaction:
-                self.db.rollback()
-            raise _translate(error, self.path) from error
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Everything read inside is from one moment, whatever others write meanwhile."""
-        self.db.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self.db.rollback()
-
-    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Rows of a query as dicts."""
-        try:
-            return list(self.db.query(sql, parameters))
-        except sqlite3.DatabaseError as error:
-            raise _translate(error, self.path) from error
-
-    def insert(self, table: str, row: dict[str, Any]) -> int:
-        """Insert a row and return its id; call inside `writing`."""
-        return int(cast(int, self.db.table(table).insert(row).last_pk))
-
-    # -- state ---------------------------------------------------------------------------------------------------
-
-    @property
-    def revision(self) -> int:
-        """Counts changes of the templates; the index file and every run name the one they belong to."""
-        return int(self.rows("SELECT value FROM meta WHERE key = 'revision'")[0]["value"])
-
-    def _bump_revision(self) -> None:
-        self.db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'revision'")
-
-    @property
-    def encoder_id(self) -> str | None:
-        """The encoder that every vector in here was made with; None before the first."""
-        rows = self.rows("SELECT value FROM meta WHERE key = 'encoder_id'")
-        return rows[0]["value"] if rows else None
-
-    def encoder(self) -> dict[str, Any] | None:
-        """What is on record of the registry's encoder: source, dim, rate_hz, window_s, hop_s."""
-        rows = self.rows("SELECT * FROM encoders WHERE encoder_id = ?", [self.encoder_id])
-        return rows[0] if rows else None
-
-    def check_encoder(self, encoder_id: str) -> None:
-        """Raise `EncoderMismatch` if the registry's vectors were made with another encoder."""
-        if self.encoder_id is not None and self.encoder_id != encoder_id:
-            record = self.encoder()
-            raise EncoderMismatch(
-                f"{self.home}: enrolled with encoder {self.encoder_id[:12]} ({record and record['source']}), "
-                f"this one is {encoder_id[:12]}; vectors of different encoders cannot be compared. Use the encoder it "
-                "was enrolled with, or enroll from the recordings again into another home"
-            )
-
-    def bind_encoder(self, encoder: Any) -> None:
-        """Record `encoder` (an `embeddings` encoder) as the one of this registry; call inside `writing`."""
-        self.check_encoder(encoder.encoder_id)
-        self.db.table("encoders").insert(
-            {
-                "encoder_id": encoder.encoder_id,
-                "source": str(getattr(encoder, "source", "")),
-                "dim": encoder.dim,
-                "rate_hz": encoder.rate_hz,
-                "window_s": encoder.window_s,
-                "hop_s": encoder.hop_s,
-                "first_used_at": now(),
-            },
-            ignore=True,
-        )
-        self.db.table("meta").insert({"key": "encoder_id", "value": encoder.encoder_id}, replace=True)
-
-    def setting(self, key: str, default: Any = None) -> Any:
-        """A value the owner has set, or `default`."""
-        rows = self.rows("SELECT value FROM settings WHERE key = ?", [key])
-        return json.loads(rows[0]["value"]) if rows else default
-
-    def set_setting(self, key: str, value: Any) -> None:
-        """Set a value (anything JSON holds); call inside `writing`."""
-        self.db.table("settings").insert({"key": key, "value": json.dumps(value)}, replace=True)
-
-    # -- artists and references ------------------------------------------------------------------------------------
+    # -- artists ---------------------------------------------------------------------------------------------------
 
     def artists(self) -> list[ArtistSummary]:
-        """Every artist, by name."""
-        return [ArtistSummary(**row) for row in self.rows(_ARTISTS + " ORDER BY a.name")]
+        """Every artist, by name, but for those merged into another."""
+        self.load_artist_keys()
+        rows = self.rows(_ARTISTS + " WHERE a.merged_into IS NULL", [now()])
+        return sorted((self._summary(row) for row in rows), key=lambda artist: artist.name)
 
     def artist(self, name: str) -> ArtistSummary:
-        """The artist called `name`; `UnknownArtist` names the nearest spellings."""
-        rows = self.rows(_ARTISTS + " WHERE a.name = ?", [name])
-        if not rows:
+        """The artist called `name`, by whichever of its names; `UnknownArtist` names the nearest spellings."""
+        artist_id = self.find_artist(name)
+        if artist_id is None:
             raise UnknownArtist(_unknown(name, [artist.name for artist in self.artists()]))
-        return ArtistSummary(**rows[0])
+        return self._summary(self.rows(_ARTISTS + " WHERE a.artist_id = ?", [now(), artist_id])[0])
+
+    def _summary(self, row: dict[str, Any]) -> ArtistSummary:
+        return ArtistSummary(**{**row, "name": self.unseal_text(row["artist_id"], row["name"], "name")})
+
+    def name_keys(self, name: str) -> tuple[str, str]:
+        """What a name is found by: as it is, and without regard to case."""
+        keys = name, fold_name(name)
+        return keys if self.vault is None else (self.vault.blind(keys[0]), self.vault.blind(keys[1]))
+
+    def find_artist(self, name: str) -> int | None:
+        """The id of the artist called so, exactly or else but for case; None if there is none, or more than one."""
+        name_key, fold_key = self.name_keys(name)
+        rows = self.rows("SELECT artist_id FROM names WHERE name_key = ?", [name_key])
+        rows = rows or self.rows("SELECT artist_id FROM names WHERE fold_key = ?", [fold_key])
+        found = {self._merged(row["artist_id"]) for row in rows}
+        return found.pop() if len(found) == 1 else None
+
+    def _merged(self, artist_id: int) -> int:
+        """The artist that this one was merged into, or itself."""
+        while row := self.rows("SELECT merged_into AS into_id FROM artists WHERE artist_id = ?", [artist_id]):
+            if row[0]["into_id"] is None:
+                break
+            artist_id = row[0]["into_id"]
+        return artist_id
+
+    def with_merged(self, artist_id: int) -> list[int]:
+        """An artist and all who were merged into it."""
+        rows = self.rows(
+            "WITH RECURSIVE merged (artist_id) AS (SELECT ? UNION ALL SELECT a.artist_id FROM artists a "
+            "JOIN merged m ON a.merged_into = m.artist_id) SELECT artist_id FROM merged",
+            [artist_id],
+        )
+        return [row["artist_id"] for row in rows]
 
     def add_artist(self, name: str) -> int:
         """The id of the artist called `name`, added if new; call inside `writing`."""
-        rows = self.rows("SELECT artist_id FROM artists WHERE name = ?", [name])
-        if rows:
-            return int(rows[0]["artist_id"])
-        return self.insert("artists", {"name": name, "created_at": now()})
+        found = self.find_artist(name)
+        if found is not None:
+            return found
+        # In two steps, for the key that seals the name is bound to the id.
+        artist_id = self.insert("artists", {"name": "", "created_at": now(), "uid": _new_uid()})
+        self.add_artist_key(artist_id)
+        self.set_name(artist_id, name)
+        return artist_id
 
-    def rename_artist(self, name: str, new_name: str) -> None:
-        """Give an artist another name; refused when that one is taken."""
-        with self.writing():
-            artist = self.artist(name)
-            if self.rows("SELECT 1 FROM artists WHERE name = ? AND artist_id != ?", [new_name, artist.artist_id]):
-                raise RegistryError(f"{new_name}: is enrolled already; two artists cannot share a name")
-            self.db.execute("UPDATE artists SET name = ? WHERE artist_id = ?", [new_name, artist.artist_id])
-
-    def remove_artist(self, name: str) -> list[str]:
-        """Delete an artist and everything that hangs on it; returns the kept audio files that the caller is to delete.
-
-        Rows are overwritten (secure_delete), the write-ahead log is emptied and the file compacted, so that no copy
-        of a template stays in the database's files.
-        """
-        with self.writing():
-            artist = self.artist(name)
-            kept = self.rows(
-                # A recording that was forced on two artists has one copy.
-                "SELECT kept_path FROM artist_references GROUP BY kept_path "
-                "HAVING kept_path IS NOT NULL AND MIN(artist_id = ?)",
-                [artist.artist_id],
-            )
-            self.db.execute("DELETE FROM artists WHERE artist_id = ?", [artist.artist_id])
-            self._bump_revision()
-        self.compact()
-        return [row["kept_path"] for row in kept]
-
-    def compact(self) -> None:
-        """Write the database anew without free pages and empty its log."""
-        try:
-            self.db.execute("VACUUM")
-            self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except sqlite3.DatabaseError as error:
-            raise _translate(error, self.path) from error
-
-    def add_consent(self, artist_id: int, consent: Consent) -> int:
-        """Record a consent, or find the same one again; call inside `writing`."""
-        rows = self.rows(
-            "SELECT consent_id FROM consents WHERE artist_id = ? AND ref = ? AND expires_at IS ?",
-            [artist_id, consent.ref, consent.expires_at],
+    def set_name(self, artist_id: int, name: str) -> None:
+        """Call an artist `name`, instead of as before; call inside `writing`. It may have been an alias."""
+        self.db.execute(
+            "DELETE FROM names WHERE artist_id = ? AND (alias IS NULL OR name_key = ?)",
+            [artist_id, self.name_keys(name)[0]],
         )
-        if rows:
-            return int(rows[0]["consent_id"])
-        row = {"artist_id": artist_id, **asdict(consent), "recorded_at": now()}
-        return self.insert("consents", row)
+        self.add_name(artist_id, name, alias=None)
+        sealed = self.seal_text(artist_id, name, "name")
+        self.db.execute("UPDATE artists SET name = ? WHERE artist_id = ?", [sealed, artist_id])
+
+    def add_name(self, artist_id: int, name: str, *, alias: str | None) -> None:
+        """Let a name lead to an artist; refused when it leads to another; call inside `writing`."""
+        name_key, fold_key = self.name_keys(name)
+        if self.rows("SELECT 1 FROM names WHERE name_key = ?", [name_key]):
+            raise RegistryError(f"{name}: is enrolled already; two artists cannot share a name")
+        sealed = None if alias is None else self.seal_text(artist_id, alias, "name")
+        self.insert("names", {"name_key": name_key, "fold_key": fold_key, "artist_id": artist_id, "alias": sealed})
+
+    def aliases(self, artist_id: int) -> list[str]:
+        """The other names that lead to an artist, those of artists who were merged into it among them."""
+        rows = self.rows(
+            "SELECT artist_id, COALESCE(n.alias, a.name) AS name FROM names n JOIN artists a USING (artist_id) "
+            "WHERE artist_id IN (SELECT value FROM json_each(?)) AND NOT (artist_id = ? AND n.alias IS NULL)",
+            [json.dumps(self.with_merged(artist_id)), artist_id],
+        )
+        return sorted(self.unseal_text(row["artist_id"], row["name"], "name") for row in rows)
+
+    def artist_names(self) -> dict[int, str]:
+        """Every artist's name by artist_id; of one that was merged into another, that one's."""
+        self.load_artist_keys()
+        rows = {row["artist_id"]: row for row in self.rows("SELECT artist_id, name, merged_into FROM artists")}
+        names = {}
+        for artist_id, row in rows.items():
+            while row["merged_into"] is not None:
+                row = rows[row["merged_into"]]
+            names[artist_id] = self.unseal_text(row["artist_id"], row["name"], "name")
+        return names
+
+    def name_of(self, artist_id: int) -> str:
+        """One artist's name; of one that was merged into another, that one's."""
+        return self.artist_name(self._merged(artist_id))
+
+    def artist_name(self, artist_id: int) -> str:
+        """One artist's own name."""
+        row = self.rows("SELECT name FROM artists WHERE artist_id = ?", [artist_id])[0]
+        return self.unseal_text(artist_id, row["name"], "name")
+
+    def present(self, artist_ids: Iterable[int]) -> set[int]:
+        """Those of some artists who are on record."""
+        rows = self.rows(
+            "SELECT artist_id FROM artists WHERE artist_id IN (SELECT value FROM json_each(?))",
+            [json.dumps(list(artist_ids))],
+        )
+        return {row["artist_id"] for row in rows}
+
+    # -- references ------------------------------------------------------------------------------------------------
 
     def holders(self, content_id: str) -> list[str]:
         """Names of the artists that this very recording is enrolled for."""
-        rows = self.rows(
-            "SELECT a.name FROM artist_references r JOIN artists a USING (artist_id) WHERE r.content_id = ? "
-            "ORDER BY a.name",
-            [content_id],
-        )
-        return [row["name"] for row in rows]
+        rows = self.rows("SELECT artist_id FROM artist_references WHERE content_id = ?", [content_id])
+        return sorted(self.name_of(row["artist_id"]) for row in rows)
 
     def add_reference(
         self,
-        artist_id: int,
+        reference: Reference,
         consent_id: int,
-        *,
-        path: str,
-        kept_path: str | None,
-        content_id: str,
-        duration_s: float,
-        voiced_s: float,
         vectors: np.ndarray,
         times: np.ndarray,
-        forced: bool,
+        *,
+        kept_key: bytes | None = None,
     ) -> int:
-        """Store a reference and its window vectors; call inside `writing`, then `replace_templates`.
+        """Store a reference and its window vectors; call inside `writing`, then make the templates anew.
 
         Parameters
         ----------
+        reference : Reference
+            Its `reference_id`, `artist`, `consent` and `added_at` are not looked at.
+        consent_id : int
+            The consent that it rests on; names the artist.
         vectors : (n_windows, dim) float32
             Unit rows.
         times : (n_windows, 2) float
             Start and end of each window in seconds.
-        kept_path : str or None
-            Where the copy of the audio lies, relative to the home.
+        kept_key : bytes, optional
+            What the kept copy is sealed with.
 
         Raises
         ------
         AlreadyEnrolled
             The artist has this content already.
         """
-        row = {
+        artist_id = self.rows("SELECT artist_id FROM consents WHERE consent_id = ?", [consent_id])[0]["artist_id"]
+        row = {name: getattr(reference, name) for name in _REFERENCE_COLUMNS}
+        row |= {
             "artist_id": artist_id,
             "consent_id": consent_id,
             "encoder_id": self.encoder_id,
-            "path": path,
-            "kept_path": kept_path,
-            "content_id": content_id,
-            "duration_s": duration_s,
-            "voiced_s": voiced_s,
-            "forced": int(forced),
+            "forced": int(reference.force_reason is not None),
             "added_at": now(),
             "n_windows": len(vectors),
-            "vectors": _blob(vectors),
+            "vectors": self.seal(artist_id, _blob(vectors), "windows"),
             "times": _blob(times),
+            "kept_key": None if kept_key is None else self.seal(artist_id, kept_key, "audio key"),
         }
+        for name in ("path", "force_reason"):
+            if row[name] is not None:
+                row[name] = self.seal_text(artist_id, row[name], name)
         try:
             return self.insert("artist_references", row)
         except sqlite3.IntegrityError as error:
-            raise AlreadyEnrolled(f"{path}: enrolled already") from error
+            raise AlreadyEnrolled(f"{reference.path}: enrolled already") from error
 
     def references(self, artist: str | None = None) -> list[Reference]:
         """The references of one artist, or of all, oldest first."""
-        where = "" if artist is None else " WHERE a.name = ?"
-        rows = self.rows(_REFERENCES + where + " ORDER BY r.reference_id", [] if artist is None else [artist])
-        return [Reference(**{**row, "forced": bool(row["forced"])}) for row in rows]
+        if artist is None:
+            self.load_artist_keys()
+            names, where, parameters = self.artist_names(), "", []
+        else:
+            summary = self.artist(artist)
+            names = {summary.artist_id: summary.name}
+            where, parameters = " WHERE r.artist_id = ?", [summary.artist_id]
+        rows = self.rows(_REFERENCES + where + " ORDER BY r.reference_id", parameters)
+        return [self._reference(row, names) for row in rows]
 
-    def reference_windows(self, artist_id: int) -> list[tuple[int, np.ndarray, np.ndarray]]:
-        """(reference_id, vectors (n, dim), times (n, 2)) of each of an artist's references, oldest first."""
+    def _reference(self, row: dict[str, Any], names: dict[int, str]) -> Reference:
+        artist_id = row.pop("artist_id")
+        for column, what in (("path", "path"), ("force_reason", "force_reason"), ("consent", "consent")):
+            if row[column] is not None:
+                row[column] = self.unseal_text(artist_id, row[column], what)
+        return Reference(**row, artist=names[artist_id])
+
+    def reference_windows(
+        self, artist_id: int, *, status: str | None = "active"
+    ) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """(reference_id, vectors (n, dim), times (n, 2)) of an artist's references of a status, or all, in order."""
         rows = self.rows(
             "SELECT reference_id, n_windows, vectors, times, dim FROM artist_references "
-            "JOIN encoders USING (encoder_id) WHERE artist_id = ? ORDER BY reference_id",
-            [artist_id],
+            "JOIN encoders USING (encoder_id) WHERE artist_id = ? AND status = COALESCE(?, status) "
+            "ORDER BY reference_id",
+            [artist_id, status],
         )
         return [
             (
                 row["reference_id"],
-                _array(row["vectors"], row["n_windows"], row["dim"]),
+                _array(self.unseal(artist_id, row["vectors"], "windows"), row["n_windows"], row["dim"]),
                 _array(row["times"], row["n_windows"], 2),
             )
             for row in rows
         ]
+
+    def move_reference(self, reference_id: int, artist_id: int, consent_id: int) -> None:
+        """Make a reference another artist's; call inside `writing`, then make both artists' templates anew."""
+        (row,) = self.rows("SELECT * FROM artist_references WHERE reference_id = ?", [reference_id])
+        moved: dict[str, Any] = {"artist_id": artist_id, "consent_id": consent_id}
+        for name, what in (("vectors", "windows"), ("kept_key", "audio key")):
+            if row[name] is not None:
+                moved[name] = self.seal(artist_id, self.unseal(row["artist_id"], row[name], what), what)
+        for name in ("path", "force_reason"):
+            if row[name] is not None:
+                text = self.unseal_text(row["artist_id"], row[name], name)
+                moved[name] = self.seal_text(artist_id, text, name)
+        self.db.execute("DELETE FROM templates WHERE reference_id = ?", [reference_id])
+        try:
+            self.db.table("artist_references").update(reference_id, moved)
+        except sqlite3.IntegrityError as error:
+            raise AlreadyEnrolled(
+                f"reference {reference_id}: the same recording is enrolled for {self.artist_name(artist_id)} too; "
+                "remove one of the two first (`likeness artists remove ARTIST --reference ID`)"
+            ) from error
+
+    def reference_paths(self, reference_ids: Iterable[int]) -> dict[int, str]:
+        """Paths by reference_id."""
+        # One JSON parameter: no limit on the number of values, and no SQL made of data.
+        rows = self.rows(
+            "SELECT reference_id, artist_id, path FROM artist_references "
+            "WHERE reference_id IN (SELECT value FROM json_each(?))",
+            [json.dumps(list(reference_ids))],
+        )
+        return {row["reference_id"]: self.unseal_text(row["artist_id"], row["path"], "path") for row in rows}
 
     # -- templates -------------------------------------------------------------------------------------------------
 
@@ -380,19 +277,16 @@ class Store:
                 "start_s": template.start_s,
                 "end_s": template.end_s,
                 "n_windows": template.n_windows,
-                "vector": _blob(template.vector),
+                "vector": self.seal(artist_id, _blob(template.vector), "template"),
             }
             for template in templates
         )
-        self._bump_revision()
+        self.bump_revision()
 
     def template_vectors(self) -> tuple[np.ndarray, np.ndarray]:
         """Every template for the index: ids (n,) int64 and vectors (n, dim) float32."""
-        rows = self.rows("SELECT template_id, vector FROM templates ORDER BY template_id")
-        record = self.encoder()
-        dim = record["dim"] if record else 0
-        ids = np.array([row["template_id"] for row in rows], np.int64)
-        return ids, _array(b"".join(row["vector"] for row in rows), len(rows), dim)
+        rows = self.rows("SELECT template_id, artist_id, vector FROM templates ORDER BY template_id")
+        return np.array([row["template_id"] for row in rows], np.int64), self._vectors(rows)
 
     def gallery(self, *, without: Sequence[int] = ()) -> Gallery:
         """Every template, grouped by artist, but for the artists with these ids."""
@@ -401,13 +295,12 @@ class Store:
             "ORDER BY artist_id, template_id",
             [json.dumps(list(without))],
         )
-        record = self.encoder()
 
         def column(name: str, dtype: Any) -> np.ndarray:
             return np.array([row[name] for row in rows], dtype)
 
         return Gallery(
-            vectors=_array(b"".join(row["vector"] for row in rows), len(rows), record["dim"] if record else 0),
+            vectors=self._vectors(rows),
             artist_id=column("artist_id", np.int64),
             template_id=column("template_id", np.int64),
             reference_id=column("reference_id", np.int64),
@@ -415,86 +308,74 @@ class Store:
             end_s=column("end_s", np.float64),
         )
 
-    def artist_names(self) -> dict[int, str]:
-        """Every artist's name by artist_id."""
-        return {row["artist_id"]: row["name"] for row in self.rows("SELECT artist_id, name FROM artists")}
+    def _vectors(self, rows: Sequence[dict[str, Any]]) -> np.ndarray:
+        self.load_artist_keys()
+        record = self.encoder()
+        blobs = b"".join(self.unseal(row["artist_id"], row["vector"], "template") for row in rows)
+        return _array(blobs, len(rows), record["dim"] if record else 0)
 
-    def expired_artists(self) -> dict[int, str]:
-        """Names by artist_id of those whose consents have all expired: they are on record, but not matched."""
+    @property
+    def rights(self) -> int:
+        """Counts changes of consents and removals of artists."""
+        return int(self.rows("SELECT value FROM meta WHERE key = 'rights'")[0]["value"])
+
+    def next_expiry(self) -> str:
+        """When the next consent ends; empty if none will."""
+        rows = self.rows("SELECT MIN(expires_at) AS at FROM consents WHERE expires_at > ?", [now()])
+        return rows[0]["at"] or ""
+
+    def without_consent(self) -> dict[int, str]:
+        """Why by artist_id of those whose consents are all over: they are on record, but not matched.
+
+        One who was merged into another rests on that one's consents.
+        """
         rows = self.rows(
-            "SELECT artist_id, name FROM artists a WHERE NOT EXISTS "
-            "(SELECT 1 FROM consents c WHERE c.artist_id = a.artist_id AND (expires_at IS NULL OR expires_at > ?))",
+            "SELECT artist_id, MAX(expires_at) AS expired, MAX(withdrawn_at) AS withdrawn FROM artists a "
+            "LEFT JOIN consents c USING (artist_id) WHERE a.merged_into IS NULL GROUP BY artist_id "
+            "HAVING NOT MAX(consent_id IS NOT NULL AND withdrawn_at IS NULL "
+            "AND (expires_at IS NULL OR expires_at > ?))",
             [now()],
         )
-        return {row["artist_id"]: row["name"] for row in rows}
+        return {
+            artist_id: f"the consent on record was withdrawn on {row['withdrawn']}"
+            if row["withdrawn"]
+            else f"the consent on record expired on {row['expired']}"
+            if row["expired"]
+            else "there is no consent on record"
+            for row in rows
+            for artist_id in self.with_merged(row["artist_id"])
+        }
 
-    def reference_paths(self, reference_ids: Iterable[int]) -> dict[int, str]:
-        """Paths by reference_id."""
-        # One JSON parameter: no limit on the number of values, and no SQL made of data.
-        rows = self.rows(
-            "SELECT reference_id, path FROM artist_references WHERE reference_id IN (SELECT value FROM json_each(?))",
-            [json.dumps(list(reference_ids))],
-        )
-        return {row["reference_id"]: row["path"] for row in rows}
 
-    # -- soundness -------------------------------------------------------------------------------------------------
-
-    def problems(self) -> list[str]:
-        """What is wrong with the database: SQLite's own checks, then every vector's size and length."""
-        found = [row["integrity_check"] for row in self.rows("PRAGMA integrity_check")]
-        found = [] if found == ["ok"] else found
-        found += [
-            f"{row['table']} row {row['rowid']}: points at a {row['parent']} that is gone"
-            for row in self.rows("PRAGMA foreign_key_check")
-        ]
-        record = self.encoder()
-        if record is None:
-            return found
-        dim = record["dim"]
-        for row in self.rows("SELECT template_id, vector FROM templates"):
-            vector = np.frombuffer(row["vector"], "<f4") if len(row["vector"]) == 4 * dim else None
-            if vector is None or not abs(float(np.linalg.norm(vector)) - 1) < 1e-3:
-                found.append(f"template {row['template_id']}: not a unit vector of {dim} numbers")
-        for row in self.rows(
-            "SELECT reference_id, n_windows, length(vectors) AS v, length(times) AS t FROM artist_references"
-        ):
-            if row["v"] != 4 * dim * row["n_windows"] or row["t"] != 8 * row["n_windows"]:
-                found.append(
-                    f"reference {row['reference_id']}: its vectors are not {row['n_windows']} windows of {dim}"
-                )
-        found += [
-            f"artist {row['name']}: references but no templates"
-            for row in self.rows(
-                "SELECT name FROM artists a WHERE EXISTS (SELECT 1 FROM artist_references r WHERE r.artist_id = "
-                "a.artist_id) AND NOT EXISTS (SELECT 1 FROM templates t WHERE t.artist_id = a.artist_id)"
-            )
-        ]
-        return found
-
+_REFERENCE_COLUMNS = (
+    *("path", "kept_path", "content_id", "duration_s", "voiced_s"),
+    *("status", "enrolled_by", "approved_by", "force_reason", "own_norm_score"),
+)
 
 _ARTISTS = """
-    SELECT a.artist_id, a.name, a.created_at,
+    SELECT a.artist_id, a.uid, a.name, a.created_at,
+        CASE
+            WHEN NOT EXISTS (SELECT 1 FROM consents c WHERE c.artist_id = a.artist_id AND c.withdrawn_at IS NULL
+                AND (c.expires_at IS NULL OR c.expires_at > ?)) THEN 'no consent'
+            WHEN EXISTS (SELECT 1 FROM artist_references r WHERE r.artist_id = a.artist_id AND r.status = 'active')
+                THEN 'active'
+            ELSE 'pending'
+        END AS status,
         (SELECT COUNT(*) FROM artist_references r WHERE r.artist_id = a.artist_id) AS n_references,
+        (SELECT COUNT(*) FROM artist_references r WHERE r.artist_id = a.artist_id AND r.status = 'pending')
+            AS n_pending,
         (SELECT COUNT(*) FROM templates t WHERE t.artist_id = a.artist_id) AS n_templates,
         (SELECT COALESCE(SUM(voiced_s), 0.0) FROM artist_references r WHERE r.artist_id = a.artist_id) AS voiced_s
     FROM artists a"""
 
-_REFERENCES = """
-    SELECT r.reference_id, a.name AS artist, r.path, r.kept_path, r.content_id, r.duration_s, r.voiced_s, r.n_windows,
-        c.ref AS consent, c.expires_at AS consent_expires_at, r.forced, r.added_at
-    FROM artist_references r JOIN artists a USING (artist_id) JOIN consents c USING (consent_id)"""
+_REFERENCES = f"""
+    SELECT r.reference_id, r.artist_id, {", ".join(f"r.{name}" for name in _REFERENCE_COLUMNS)}, r.n_windows,
+        c.ref AS consent, c.expires_at AS consent_expires_at, r.added_at
+    FROM artist_references r JOIN consents c USING (consent_id)"""
 
 
-def _make_private(home: Path, path: Path) -> None:
-    """Make the registry's folder and an empty database, private from the first byte, where there are none."""
-    try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # SQLite gives -wal and -shm the same mode. Never opened when present: closing a second descriptor of a
-        # database drops the locks that this process holds on it (https://sqlite.org/howtocorrupt.html, 2.2).
-        with suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    except OSError as error:
-        raise RegistryError(f"{home}: cannot be made a registry ({error.strerror}); choose another --home") from error
+def _new_uid() -> str:
+    return secrets.token_hex(8)
 
 
 def _blob(array: np.ndarray) -> bytes:
@@ -516,17 +397,3 @@ def _unknown(name: str, names: list[str]) -> str:
     near = get_close_matches(name, names, n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else "; `likeness artists list` shows who is"
     return f"{name}: not enrolled{hint}"
-
-
-def _translate(error: sqlite3.DatabaseError, path: Path) -> RegistryError:
-    """The registry's own error for one of SQLite's, with the next step."""
-    text = str(error)
-    if "locked" in text or "busy" in text:
-        return StoreBusy(f"{path}: another command has been writing for {BUSY_TIMEOUT_MS // 1000} s; try again")
-    if "readonly" in text or "unable to open" in text:
-        return RegistryError(f"{path}: cannot be written ({text}); check the folder's owner and mode")
-    if "full" in text or "disk I/O" in text:
-        return RegistryError(f"{path}: {text}; nothing was changed. Free some space and run the command again")
-    if "malformed" in text or "not a database" in text:
-        return StoreDamaged(f"{path}: {text}; run `likeness check`, and restore your last backup if it agrees")
-    return RegistryError(f"{path}: {type(error).__name__}: {text}")
