@@ -1,0 +1,500 @@
+"""Removal that removes: rows, files, index, written reports, and every page and log that held a copy.
+
+What is to be removed is written down first (table `erasures`, which says neither name nor content), then done step by
+step; a step that cannot be done now, because somebody reads, is left and the next command goes on with it. After the
+last step there is a receipt: what, when, verified how, and what this program cannot reach.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from registry import audit
+from registry.errors import RegistryError, StoreDamaged, UnknownTrack
+from registry.match import write_store_index
+from registry.references import condense_artist
+from registry.store import Store, now
+
+#: In this order. Rows go before all of them, in the transaction that writes the removal down. The log is emptied before
+#: the database is written anew, to which that adds, and after; and once more after reports, which a batch may be
+#: writing for hours.
+STEPS = ("files", "index", "log", "pages", "log", "reports", "log")
+#: What each step is, for whoever waits for it.
+STEP_NAMES = {
+    "files": "deleting kept audio",
+    "index": "writing the index anew",
+    "log": "emptying the database's log",
+    "pages": "writing the database anew",
+    "reports": "taking it out of reports",
+}
+#: How long the command that removes waits for readers, and how long a later one that finishes its work.
+WAIT_S, LATER_WAIT_S = 10.0, 1.0
+
+Notify = Callable[[str], None]
+
+
+def erase_artist(store: Store, name: str, notify: Notify) -> dict[str, Any]:
+    """Remove an artist, and those merged into it, with everything on record of them.
+
+    Returns
+    -------
+    dict
+        The receipt. Its `finished_at` is None, and `pending` names the steps, where somebody reads the database; any
+        later command goes on with it.
+    """
+    with store.writing():
+        artist = store.artist(name)
+        marks = _marks(store, artist.artist_id)
+        erasure_id = _erase_artist_rows(store, artist.artist_id)
+    return _carry_out(store, erasure_id, notify, WAIT_S, marks=marks)
+
+
+def erase_reference(store: Store, artist: str, reference_id: int, notify: Notify) -> dict[str, Any]:
+    """Remove one reference of an artist; its templates are made anew from the others. Returns the receipt."""
+    with store.writing():
+        artist_id = store.artist(artist).artist_id
+        windows = {number: vectors for number, vectors, _ in store.reference_windows(artist_id, status=None)}
+        if reference_id not in windows:
+            raise RegistryError(f"reference {reference_id}: is not {artist}'s; `likeness artists show` lists them")
+        is_shared = reference_id in _shared(store, artist_id)
+        marks = [] if is_shared else [vector.tobytes()[:MARK_BYTES] for vector in windows[reference_id][:8]]
+        erasure_id = _erase_reference_row(store, artist_id, reference_id)
+    return _carry_out(store, erasure_id, notify, WAIT_S, marks=marks)
+
+
+def erase_track(store: Store, track: str, notify: Notify) -> dict[str, Any]:
+    """Remove a scanned track, by its path or the beginning of its content_id, with everything on record of it.
+
+    Returns
+    -------
+    dict
+        The receipt, as of `erase_artist`.
+
+    Raises
+    ------
+    UnknownTrack
+        Nothing is on record under that path or content_id, or the beginning fits more than one.
+    """
+    with store.writing():
+        rows = store.rows(
+            "SELECT track_id, content_id FROM tracks t WHERE ?1 != '' AND (substr(content_id, 1, length(?1)) = ?1 "
+            "OR EXISTS (SELECT 1 FROM scans s WHERE s.track_id = t.track_id AND s.path = ?1))",
+            [track],
+        )
+        if len(rows) > 1:
+            ids = ", ".join(row["content_id"][:12] for row in rows[:5])
+            raise UnknownTrack(f"{track}: names {len(rows)} tracks ({ids} ...); give one by its content_id")
+        failed = store.rows("SELECT COUNT(*) AS n FROM run_tracks WHERE path = ? AND scan_id IS NULL", [track])[0]["n"]
+        if not rows and not failed:
+            raise UnknownTrack(f"{track}: no track with this path or content_id has been scanned here")
+        content_id = rows[0]["content_id"] if rows else hashlib.sha256(track.encode()).hexdigest()
+        # A path may be part of another track's, and a track that is enrolled stays on record as a reference.
+        marks = [] if not rows or store.holders(content_id) else [content_id.encode()]
+        erasure_id = _erase_track_rows(store, rows[0]["track_id"] if rows else None, content_id, track)
+    return _carry_out(store, erasure_id, notify, WAIT_S, marks=marks)
+
+
+def finish_pending(store: Store, notify: Notify) -> None:
+    """Go on with removals that a reader or a crash held up; every command that may write does so first."""
+    if store.read_only:
+        return
+    for row in store.rows("SELECT erasure_id FROM erasures WHERE finished_at IS NULL ORDER BY erasure_id"):
+        receipt = _carry_out(store, row["erasure_id"], notify, LATER_WAIT_S, marks=[])
+        if receipt["finished_at"]:
+            notify(f"removal {row['erasure_id']}: finished; `likeness receipts {row['erasure_id']}` shows the receipt")
+
+
+def receipts(store: Store, erasure_id: int | None = None) -> list[dict[str, Any]]:
+    """The receipts of removals, oldest first: all, or one."""
+    rows = store.rows(
+        "SELECT * FROM erasures WHERE erasure_id = COALESCE(?, erasure_id) ORDER BY erasure_id", [erasure_id]
+    )
+    return [_receipt(row) for row in rows]
+
+
+def replay(store: Store, erasures: Iterable[dict[str, Any]]) -> int:
+    """Remove again what was removed since a backup was made; returns how many were found and removed.
+
+    Parameters
+    ----------
+    store : Store
+        The restored registry, before anybody else can see it.
+    erasures : iterable of dict
+        Rows of table `erasures`, or receipts: `kind`, `subject`, `salt`.
+    """
+    n_removed = 0
+    for erasure in erasures:
+        with store.writing():
+            subject, salt = erasure["subject"], erasure["salt"]
+            if erasure["kind"] == "artist":
+                found = store.rows("SELECT artist_id FROM artists WHERE uid = ?", [subject])
+                erased = [_erase_artist_rows(store, row["artist_id"]) for row in found]
+            elif erasure["kind"] == "reference":
+                rows = store.rows("SELECT reference_id, artist_id, content_id FROM artist_references")
+                found = [row for row in rows if _subject(row["content_id"], salt) == subject]
+                erased = [_erase_reference_row(store, row["artist_id"], row["reference_id"]) for row in found]
+            else:
+                tracks = store.rows("SELECT track_id, content_id FROM tracks")
+                found = [row for row in tracks if _subject(row["content_id"], salt) == subject]
+                erased = [_erase_track_rows(store, row["track_id"], row["content_id"], None) for row in found]
+        for erasure_id in erased:
+            _carry_out(store, erasure_id, lambda _: None, WAIT_S, marks=[])
+        n_removed += len(erased)
+    return n_removed
+
+
+def _erase_artist_rows(store: Store, artist_id: int) -> int:
+    """Delete an artist's rows and write down what is left to do; call inside `store.writing`."""
+    ids = store.with_merged(artist_id)
+    chosen = "artist_id IN (SELECT value FROM json_each(?))"
+    given = json.dumps(ids)
+    counted = ("consents", "artist_references", "templates", "matches", "names", "identity_changes", "audit_payloads")
+    removed = {
+        table: store.rows(f"SELECT COUNT(*) AS n FROM {table} WHERE {chosen}", [given])[0]["n"] for table in counted
+    }
+    removed = {"references" if table == "artist_references" else table: n for table, n in removed.items()}
+    kept = store.rows(
+        # Of a registry from before copies were each artist's own, one may be shared.
+        f"SELECT kept_path FROM artist_references GROUP BY kept_path HAVING kept_path IS NOT NULL AND MIN({chosen})",
+        [given],
+    )
+    reports = store.rows(
+        f"SELECT DISTINCT r.path FROM reports r JOIN scans USING (run_id) JOIN matches USING (scan_id) WHERE {chosen}",
+        [given],
+    )
+    uid = store.rows("SELECT uid FROM artists WHERE artist_id = ?", [artist_id])[0]["uid"]
+    named = _tracks_named_after(store, [store.artist_name(each_id) for each_id in ids])
+    store.db.execute(f"DELETE FROM artist_keys WHERE {chosen}", [given])  # what is sealed cannot be opened from here on
+    for each_id in ids:
+        store.db.execute("DELETE FROM artists WHERE artist_id = ?", [each_id])
+        store.forget_key(each_id)
+    store.bump_revision()
+    work = {
+        "artist_ids": ids,
+        "kept_paths": [row["kept_path"] for row in kept],
+        "reports": [row["path"] for row in reports],
+    }
+    return _write_down(store, "artist", uid, "", work, {**removed, "kept_audio": len(kept)}, named)
+
+
+def _tracks_named_after(store: Store, names: Sequence[str]) -> list[str]:
+    """What is to be said of tracks with an artist's name in their path or title, which are not the artist's data."""
+    (row,) = store.rows(
+        "WITH called AS (SELECT value AS name FROM json_each(?)) "
+        "SELECT (SELECT COUNT(*) FROM scans, called WHERE instr(lower(path), name)) + "
+        "(SELECT COUNT(*) FROM run_tracks, called WHERE scan_id IS NULL "
+        "AND instr(lower(path || ' ' || COALESCE(title, '')), name)) AS n",
+        [json.dumps([name.casefold() for name in names])],
+    )
+    n = row["n"]
+    return [f"{n} scans of tracks that have the name in their path: `likeness tracks remove`"] if n else []
+
+
+def _erase_reference_row(store: Store, artist_id: int, reference_id: int) -> int:
+    """Delete a reference and write down what is left to do; call inside `store.writing`."""
+    (row,) = store.rows("SELECT content_id, kept_path FROM artist_references WHERE reference_id = ?", [reference_id])
+    payloads = "artist_id = ? AND seq IN (SELECT seq FROM audit WHERE action LIKE 'reference.%')"
+    seqs = [
+        entry["seq"]
+        for entry in store.rows(f"SELECT seq, artist_id, payload FROM audit_payloads WHERE {payloads}", [artist_id])
+        if json.loads(store.unseal_text(artist_id, entry["payload"], "audit")).get("reference_id") == reference_id
+    ]
+    removed = {
+        "references": 1,
+        "evidence": _drop_evidence(store, artist_id, reference_id),
+        "audit_payloads": len(seqs),
+        "kept_audio": int(row["kept_path"] is not None),
+    }
+    store.db.execute("DELETE FROM audit_payloads WHERE seq IN (SELECT value FROM json_each(?))", [json.dumps(seqs)])
+    store.db.execute("DELETE FROM artist_references WHERE reference_id = ?", [reference_id])
+    condense_artist(store, artist_id)
+    salt = secrets.token_hex(16)
+    kept = [] if row["kept_path"] is None else [row["kept_path"]]
+    work = {"kept_paths": kept, "reports": []}
+    return _write_down(store, "reference", _subject(row["content_id"], salt), salt, work, removed)
+
+
+def _drop_evidence(store: Store, artist_id: int, reference_id: int) -> int:
+    """Take a reference out of the evidence of past matches; returns from how many."""
+    n_changed = 0
+    for row in store.rows("SELECT scan_id, rank, evidence FROM matches WHERE artist_id = ?", [artist_id]):
+        evidence = json.loads(row["evidence"])
+        left = [item for item in evidence if item["reference_id"] != reference_id]
+        if len(left) != len(evidence):
+            n_changed += 1
+            given = [json.dumps(left), row["scan_id"], row["rank"]]
+            store.db.execute("UPDATE matches SET evidence = ? WHERE scan_id = ? AND rank = ?", given)
+    return n_changed
+
+
+def _erase_track_rows(store: Store, track_id: int | None, content_id: str, path: str | None) -> int:
+    """Delete a track's rows and write down what is left to do; call inside `store.writing`."""
+    scans = [row["scan_id"] for row in store.rows("SELECT scan_id FROM scans WHERE track_id = ?", [track_id])]
+    chosen = "scan_id IN (SELECT value FROM json_each(?))"
+    given = json.dumps(scans)
+    reports = store.rows(
+        "SELECT DISTINCT path FROM reports JOIN (SELECT run_id FROM scans WHERE track_id = ?1 UNION "
+        "SELECT run_id FROM run_tracks WHERE path = ?2) USING (run_id)",
+        [track_id, path],
+    )
+    removed = {
+        "scans": len(scans),
+        "matches": store.rows(f"SELECT COUNT(*) AS n FROM matches WHERE {chosen}", [given])[0]["n"],
+        "run_tracks": store.db.execute(
+            f"DELETE FROM run_tracks WHERE {chosen} OR (path = ? AND scan_id IS NULL)", [given, path]
+        ).rowcount,
+        "audit_payloads": store.db.execute("DELETE FROM audit_payloads WHERE track_id = ?", [track_id]).rowcount,
+    }
+    store.db.execute("DELETE FROM tracks WHERE track_id = ?", [track_id])
+    salt = secrets.token_hex(16)
+    # The path and content are needed until the reports are done, and are forgotten then.
+    work = {"content_id": content_id, "path": path, "reports": [row["path"] for row in reports]}
+    return _write_down(store, "track", _subject(content_id, salt), salt, work, removed)
+
+
+def _write_down(
+    store: Store,
+    kind: str,
+    subject: str,
+    salt: str,
+    work: dict[str, Any],
+    removed: dict[str, int],
+    not_reached: Sequence[str] = (),
+) -> int:
+    receipt = {"removed": removed, "by": store.actor, "not_reached": [*not_reached, *_not_reached(store)]}
+    # Removed once before, where a restore brought it back.
+    store.db.execute("DELETE FROM erasures WHERE kind = ? AND subject = ?", [kind, subject])
+    erasure_id = store.insert(
+        "erasures",
+        {
+            "kind": kind,
+            "subject": subject,
+            "salt": salt,
+            "requested_at": now(),
+            "pending": json.dumps({"steps": STEPS, **work}),
+            "receipt": json.dumps(receipt),
+        },
+    )
+    audit.append(store, f"{kind}.remove", {"erasure_id": erasure_id, "subject": subject, "removed": removed})
+    return erasure_id
+
+
+def _carry_out(
+    store: Store, erasure_id: int, notify: Notify, wait_s: float, *, marks: Sequence[bytes]
+) -> dict[str, Any]:
+    """Do the steps that are left, until one has to wait for somebody."""
+    (row,) = store.rows("SELECT * FROM erasures WHERE erasure_id = ?", [erasure_id])
+    work, receipt = json.loads(row["pending"]), json.loads(row["receipt"])
+    while work["steps"]:
+        step = work["steps"][0]
+        if whom := _do(store, step, work, receipt, notify, wait_s):
+            notify(
+                f"removal {erasure_id}: {STEP_NAMES[step]} waits for {whom}; the rows are gone, copies may stand in "
+                "files until then. The next command goes on with it"
+            )
+            break
+        work["steps"].pop(0)
+        _save(store, erasure_id, {"pending": json.dumps(work), "receipt": json.dumps(receipt)})
+    else:
+        receipt["verified"] = _verify(store, row["kind"], work, marks)
+        receipt["audit_head"] = vars(audit.head_of(store))
+        _save(store, erasure_id, {"finished_at": now(), "pending": "{}", "receipt": json.dumps(receipt)})
+        store.empty_log(LATER_WAIT_S)  # of the list of files, which held nothing of the voice
+    (row,) = store.rows("SELECT * FROM erasures WHERE erasure_id = ?", [erasure_id])
+    return _receipt(row)
+
+
+def _do(
+    store: Store, step: str, work: dict[str, Any], receipt: dict[str, Any], notify: Notify, wait_s: float
+) -> str | None:
+    """Do one step; returns for whom it has to wait, if so. Each may be done twice."""
+    match step:
+        case "files":
+            _delete_kept(store, work)
+        case "reports":
+            return _clean_reports(work, receipt)
+        case "index":
+            write_store_index(store, notify)
+        case "log":
+            return None if store.empty_log(wait_s) else "somebody who reads the database"
+        case "pages":
+            store.compact()
+    return None
+
+
+def _save(store: Store, erasure_id: int, values: dict[str, Any]) -> None:
+    """Write down how far a removal is, unless another process has finished it meanwhile."""
+    columns = ", ".join(f"{name} = ?" for name in values)
+    with store.writing():
+        given = [*values.values(), erasure_id]
+        store.db.execute(f"UPDATE erasures SET {columns} WHERE erasure_id = ? AND finished_at IS NULL", given)
+
+
+def _receipt(row: dict[str, Any]) -> dict[str, Any]:
+    names = ("erasure_id", "kind", "subject", "salt", "requested_at", "finished_at")
+    pending = [STEP_NAMES[step] for step in json.loads(row["pending"]).get("steps", [])]
+    return {"receipt": 1, **{name: row[name] for name in names}, "pending": pending, **json.loads(row["receipt"])}
+
+
+def _delete_kept(store: Store, work: dict[str, Any]) -> None:
+    for kept_path in work.get("kept_paths", []):
+        _overwrite(store.home / kept_path)
+        (store.home / kept_path).unlink(missing_ok=True)
+
+
+def _overwrite(path: Path) -> None:
+    """Write zeros over a file before its name goes; on file systems that copy on write the old blocks stay free."""
+    with suppress(OSError), path.open("r+b") as file:
+        left = os.fstat(file.fileno()).st_size
+        while left > 0:
+            left -= file.write(b"\0" * min(left, 2**20))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _clean_reports(work: dict[str, Any], receipt: dict[str, Any]) -> str | None:
+    """Take the artist or the track out of outcome files; returns for whom to wait, if one is being written."""
+    while work["reports"]:
+        name = work["reports"][0]
+        try:
+            reason = _clean_report(Path(name), work)
+        except BlockingIOError:
+            return f"the batch that writes {name}"
+        if reason is not None:
+            receipt["not_reached"].append(f"{name}: {reason}")
+        work["reports"].pop(0)
+    work.pop("content_id", None)
+    work.pop("path", None)
+    return None
+
+
+def _clean_report(path: Path, work: dict[str, Any]) -> str | None:
+    """Write a report anew without what is removed; returns why it was left alone, if so.
+
+    Raises
+    ------
+    BlockingIOError
+        A batch is writing it.
+    """
+    partial = path.with_name(f"{path.name}.part")
+    try:
+        with path.open(encoding="utf-8") as old, open(partial, "w", encoding="utf-8", opener=_private) as new:
+            fcntl.flock(old, fcntl.LOCK_SH | fcntl.LOCK_NB)  # a batch has it locked
+            for text in old:
+                line = json.loads(text)
+                scan = line["scan"] or {"content_id": None, "matches": []}
+                if "content_id" in work and (scan["content_id"] == work["content_id"] or line["path"] == work["path"]):
+                    continue
+                left = [match for match in scan["matches"] if match["artist_id"] not in work.get("artist_ids", [])]
+                if len(left) != len(scan["matches"]):
+                    scan["matches"] = left
+                    text = json.dumps(line) + "\n"
+                new.write(text)
+            new.flush()
+            os.fsync(new.fileno())
+        partial.chmod(path.stat().st_mode & 0o777)
+        partial.replace(path)
+    except BlockingIOError:
+        raise
+    except FileNotFoundError:
+        return "is not there any more; copies elsewhere were not reached"
+    except (ValueError, KeyError, TypeError):
+        return "is not what was written any more, and was left as it is"
+    except OSError as error:
+        return f"could not be written ({error.strerror})"
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+    return None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _verify(store: Store, kind: str, work: dict[str, Any], marks: Sequence[bytes]) -> list[str]:
+    """What was looked at after the last step; raises `StoreDamaged` if something of a removed artist is left."""
+    ids = json.dumps(work.get("artist_ids", []))
+    for table in ("artists", "artist_references", "templates", "matches", "consents", "artist_keys", "audit_payloads"):
+        query = f"SELECT COUNT(*) AS n FROM {table} WHERE artist_id IN (SELECT value FROM json_each(?))"
+        if store.rows(query, [ids])[0]["n"]:
+            raise StoreDamaged(f"{store.path}: {table} still hold what was removed")
+    free = store.db.execute("PRAGMA freelist_count").fetchone()[0]
+    checked = [f"no row of it in the database, {free} free pages in it, its log empty", "the index written anew"]
+    if marks:
+        n_files, n_bytes, found = find_bytes(store.home, marks)
+        if found:
+            raise StoreDamaged(f"{', '.join(found)}: still hold what was removed")
+        what = "content_id" if kind == "track" else "vectors"
+        checked.append(f"{len(marks)} of its {what} searched for in {n_files} files, {n_bytes} bytes: none found")
+    return checked
+
+
+def find_bytes(home: Path, marks: Sequence[bytes]) -> tuple[int, int, list[str]]:
+    """Search every byte under a folder: how many files and bytes there are, and the files that hold any of `marks`."""
+    n_files, n_bytes, found = 0, 0, []
+    overlap = max(map(len, marks)) - 1
+    for path in sorted(home.rglob("*")):
+        if not path.is_file() or path.is_symlink():
+            continue
+        n_files += 1
+        with path.open("rb") as file:
+            tail = b""
+            while piece := file.read(2**24):
+                n_bytes += len(piece)
+                if any(mark in tail + piece for mark in marks):
+                    found.append(str(path.relative_to(home)))
+                    break
+                tail = piece[-overlap:] if overlap else b""
+    return n_files, n_bytes, found
+
+
+#: Bytes of a vector that are searched for, 8 numbers: a longer piece lies more often across two pages of the database,
+#: with a page's header between.
+MARK_BYTES = 32
+
+
+def _marks(store: Store, artist_id: int) -> list[bytes]:
+    """Bytes that only this artist's records can hold: of every template, and of each reference's first window."""
+    marks = []
+    for each_id in store.with_merged(artist_id):
+        shared = _shared(store, each_id)
+        windows = store.reference_windows(each_id, status=None)
+        marks += [vectors[0].tobytes()[:MARK_BYTES] for number, vectors, _ in windows if number not in shared]
+        if not shared:
+            rows = store.rows("SELECT vector FROM templates WHERE artist_id = ?", [each_id])
+            marks += [store.unseal(each_id, row["vector"], "template")[:MARK_BYTES] for row in rows]
+    return marks
+
+
+def _shared(store: Store, artist_id: int) -> set[int]:
+    """References of an artist that are enrolled for another one too, as a duet: that one keeps the same vectors."""
+    rows = store.rows(
+        "SELECT r.reference_id FROM artist_references r JOIN artist_references other USING (content_id) "
+        "WHERE r.artist_id = ? AND other.artist_id != r.artist_id",
+        [artist_id],
+    )
+    return {row["reference_id"] for row in rows}
+
+
+def _not_reached(store: Store) -> list[str]:
+    backups = store.rows("SELECT path, made_at FROM backups ORDER BY made_at")
+    return [
+        *(
+            f"backup {row['path']} of {row['made_at']}: `likeness restore` removes it again, the file itself keeps it"
+            for row in backups
+        ),
+        "copies that were made by hand, exports, logs, and blocks that the file system has let go of",
+    ]
+
+
+def _subject(content_id: str, salt: str) -> str:
+    return hashlib.sha256((salt + content_id).encode()).hexdigest()
