@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from registry.cli.common import (
     EXIT_FLAGGED,
     EXIT_SKIPPED,
     home_option,
+    max_hours_option,
     note,
     open_registry,
     progress_bar,
@@ -24,15 +27,16 @@ from registry.cli.common import (
 
 if TYPE_CHECKING:
     from embeddings.workers import EncoderProcess
-    from registry.match import Matcher
+    from registry.pipeline import Pipeline
     from registry.records import Run, Scan
     from registry.store import Store
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(exists=True, readable=False, path_type=Path))
 @home_option
 @threshold_option
+@max_hours_option
 @click.option(
     "--output",
     "output_path",
@@ -53,6 +57,7 @@ def batch(
     inputs: tuple[Path, ...],
     home: Path,
     threshold: float | None,
+    max_hours: float,
     output_path: Path | None,
     workers: int,
     new_run: bool,
@@ -66,6 +71,12 @@ def batch(
     under `extra`. Started again with the same inputs, a run that was stopped does what is left, and one that was
     finished begins anew. A summary stands on stderr at the end; the exit code is 3 if a track could not be used.
 
+    A file that takes a process with it is tried once more, alone, and then fails: its `kind` is crashed, timeout (too
+    slow to read) or model_failed (the encoder has no vector for it); other kinds say what is wrong with the file.
+
+    The same command given twice at once shares the work. Give each an --output of its own: it gets what was decided
+    before and what that process decides. Every outcome of the run is in the registry.
+
     \b
     Examples:
       likeness batch deliveries/ --output outcomes.jsonl
@@ -74,11 +85,13 @@ def batch(
     from functools import partial
 
     from embeddings.encoder import SpeechBrainEncoder
+    from embeddings.limits import Limits
     from embeddings.workers import EncoderProcess
     from registry.batch import open_run
     from registry.config import encoder_source, trusted_models
     from registry.manifest import list_items
     from registry.match import Matcher
+    from registry.pipeline import Pipeline
 
     if new_run and repin:
         raise click.UsageError("--new-run forgets the run that --repin would go on with; choose one")
@@ -89,10 +102,17 @@ def batch(
             note(f"{', '.join(map(str, inputs))}: no tracks, nothing to do")
             return
         source, trusted = encoder_source(store), trusted_models(store)
-        with closing(EncoderProcess(partial(SpeechBrainEncoder, source, trusted=trusted), source, trusted)) as encoder:
+        with ExitStack() as encoders:  # another is started when one dies
+
+            def start_encoder() -> EncoderProcess:
+                make_encoder = partial(SpeechBrainEncoder, source, trusted=trusted)
+                return encoders.enter_context(closing(EncoderProcess(make_encoder, source, trusted)))
+
+            encoder = start_encoder()
             matcher = Matcher(store, encoder, note, threshold=threshold)
             run = open_run(store, matcher, inputs, items, note, new_run=new_run, repin=repin)
-            _examine(store, matcher, encoder, run, workers, output_path)
+            pipeline = Pipeline(store, matcher, encoder, start_encoder, workers, Limits(max_hours=max_hours))
+            _examine(store, pipeline, run, output_path)
         outcomes = _summarise(store, run)
     if fail_on and outcomes.get(fail_on):
         raise click.exceptions.Exit(EXIT_FLAGGED)
@@ -111,12 +131,12 @@ def _check_output(path: Path | None, inputs: tuple[Path, ...]) -> None:
         raise click.BadParameter(f"folder {path.parent} {reason}", param_hint="--output")
 
 
-def _examine(
-    store: Store, matcher: Matcher, encoder: EncoderProcess, run: Run, workers: int, output_path: Path | None
-) -> None:
+def _examine(store: Store, pipeline: Pipeline, run: Run, output_path: Path | None) -> None:
     """Do what is left of a run; write each outcome, and with `output_path` also those that the run has already."""
-    from registry.batch import Pipeline, outcome_line
-    from registry.scans import get_scan, run_outcomes, run_tracks
+    from registry.batch import outcome_line
+    from registry.owner import owner_text
+    from registry.runs import add_report, lease_owners, run_outcomes, run_tracks
+    from registry.scans import get_scan
 
     n_done = run_outcomes(store, run.run_id)
     n_todo = n_done.pop("open", 0)
@@ -134,13 +154,18 @@ def _examine(
             progress.update(task, note="" if speed is None else _rate(speed))
 
         try:
+            if output_path is not None and output_path.is_file():  # not a pipe or a terminal
+                add_report(store, run.run_id, output_path)
             for item in run_tracks(store, run.run_id, done=True) if output_path is not None else ():
                 write(outcome_line(item, None if item["scan_id"] is None else get_scan(store, item["scan_id"])))
-            Pipeline(store, matcher, encoder, workers).run(run, report)
+            n_left = pipeline.run(run, report)
         except BaseException:
             _summarise(store, run)
             note(f"run {run.run_id}: stopped; what is decided is kept, the same command goes on with what is left")
             raise
+    if n_left:
+        others = " and ".join(map(owner_text, lease_owners(store, run.run_id))) or "another process"
+        note(f"run {run.run_id}: {n_left} tracks are with {others}, which goes on with the run")
 
 
 def _rate(per_s: float) -> str:
@@ -169,15 +194,32 @@ def _outcomes(path: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
             raise RegistryError(f"{path}: cannot be written ({error.strerror}); free some space") from error
 
     try:
-        file = path.open("w", encoding="utf-8")
+        descriptor = _open_alone(path)
+    except BlockingIOError as error:
+        raise RegistryError(f"{path}: another process writes to it; give this one another --output") from error
     except OSError as error:
         raise RegistryError(f"{path}: cannot be written ({error.strerror}); nothing was examined") from error
-    with file:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         yield to_file
 
 
+def _open_alone(path: Path) -> int:
+    """Open a file for writing, emptied; raises `BlockingIOError`, and leaves it as it was, if another batch has it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:  # a file system without locks
+        pass
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.truncate(descriptor, 0)
+    return descriptor
+
+
 def _summarise(store: Store, run: Run) -> dict[str, int]:
-    from registry.scans import run_outcomes
+    from registry.runs import run_outcomes
 
     outcomes = run_outcomes(store, run.run_id)
     order = ("flagged", "clear", "abstained", "failed", "open")

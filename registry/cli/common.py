@@ -1,4 +1,4 @@
-"""What the commands share: options, output, progress."""
+"""What the commands share: options, output, messages, progress."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _JSON = "likeness.json"  # in click's context: whether --json was given
+_ACTOR = "likeness.actor"  # in click's context: who --as named
+LOG_JSON = "likeness.log_json"  # in click's context: whether --log-json was given
 
 EXIT_SKIPPED = 3
 EXIT_DAMAGED = 4
@@ -28,11 +31,20 @@ EXIT_FLAGGED = 5
 EXIT_INTERRUPTED = 130
 
 
+class _Home(click.Path):
+    """A folder; an empty name is refused, which Path takes for the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the name is empty; is a variable of the shell not set?", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def home_option(command: Command) -> Command:
     """Add --home: the registry's folder."""
     return click.option(
         "--home",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=_Home(file_okay=False, path_type=Path),
         envvar="LIKENESS_HOME",
         default="~/.likeness",
         show_default=True,
@@ -64,11 +76,11 @@ def format_option(command: Command) -> Command:
     return click.option(
         "--format",
         "output_format",
-        type=click.Choice(["table", "json", "jsonl"]),
+        type=click.Choice(["table", "json", "jsonl", "csv"]),
         default="table",
         show_default=True,
         callback=lambda context, _, chosen: "json" if context.meta[_JSON] else chosen,
-        help="Results on stdout as a table for people, one JSON value, or one JSON object per line.",
+        help="Results on stdout as a table for people, one JSON value, one JSON object per line, or CSV with a header.",
     )(command)
 
 
@@ -88,48 +100,194 @@ def threshold_option(command: Command) -> Command:
     )(command)
 
 
-def note(message: str) -> None:
-    """Say something to the person, on stderr."""
+def max_hours_option(command: Command) -> Command:
+    """Add --max-hours: how long a recording may be, for `embeddings.limits.Limits`."""
+    from embeddings.limits import DEFAULT_LIMITS
+
+    return click.option(
+        "--max-hours",
+        type=float,
+        default=DEFAULT_LIMITS.max_hours,
+        show_default=True,
+        metavar="HOURS",
+        callback=_check_hours,
+        help="Refuse recordings that decode to more than this; beyond 8 channels at 48 kHz an hour counts as more.",
+    )(command)
+
+
+def _check_hours(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not 0 < value < math.inf:
+        raise click.BadParameter(f"{value} is not a number of hours > 0")
+    return value
+
+
+_PREFIXES = {"info": "", "warning": "warning: ", "error": "Error: "}
+
+
+def say(level: str, message: str, **more: Any) -> None:
+    """Write one line to stderr: for a person, or with --log-json as a JSON object, in which `more` stands too."""
+    if logs_json():
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        command = click.get_current_context().find_root().invoked_subcommand
+        click.echo(json.dumps({"at": at, "level": level, "command": command, "message": message, **more}), err=True)
+        return
     from registry.report import printable
 
-    click.echo(printable(message), err=True)
+    click.echo(_PREFIXES[level] + printable(message), err=True)
+
+
+def logs_json() -> bool:
+    """Whether stderr is to carry JSON objects and nothing else."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(LOG_JSON))
+
+
+@contextmanager
+def libraries_log_as_asked() -> Iterator[None]:
+    """With --log-json, let what Python's own `warnings` and `logging` have to say come as JSON objects too."""
+    if not logs_json():
+        yield
+        return
+    import logging
+
+    class JsonLines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(record.levelname.lower(), record.getMessage())
+
+    handler = JsonLines(logging.WARNING)
+    logging.getLogger().addHandler(handler)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        logging.getLogger().removeHandler(handler)
+
+
+def note(message: str) -> None:
+    """Say something to the person, on stderr."""
+    say("info", message)
+
+
+def warn(message: str) -> None:
+    """Say on stderr what a person should look into although the command goes on."""
+    say("warning", message)
+
+
+def confirm(question: str) -> None:
+    """Ask on stderr and return after a yes; refuse after anything else, and where nobody can be asked.
+
+    A command that calls this has an option --yes.
+    """
+    from registry.errors import RegistryError
+    from registry.report import printable
+
+    answer = False
+    try:
+        answer = not logs_json() and click.confirm(printable(question), err=True)
+    except click.Abort:
+        click.echo(err=True)  # the cursor stands behind the question
+    if not answer:
+        raise RegistryError("not confirmed, nothing was changed; --yes goes ahead without asking")
 
 
 def write_rows(rows: Sequence[dict[str, Any]], output_format: str, columns: Sequence[str]) -> None:
-    """Write records to stdout: as a table of `columns`, or whole as JSON."""
-    from registry.report import table_text
+    """Write records to stdout: as a table or CSV of `columns` (all, for CSV, if there are none), or whole as JSON."""
+    from registry.report import csv_text, table_text
 
     if output_format == "jsonl":
         for row in rows:
             click.echo(json.dumps(row))
     elif output_format == "json":
         click.echo(json.dumps(rows, indent=2))
+    elif output_format == "csv":
+        click.echo(csv_text(rows, columns), nl=False)
     elif table := table_text(rows, columns):
         click.echo(table)
 
 
 def write_scans(scans: Sequence[Scan | Unusable], output_format: str) -> None:
-    """Write scans to stdout: with their evidence for a person, or as JSON."""
-    from registry.report import scan_text
+    """Write scans to stdout: with their evidence for a person, one row each as CSV, or whole as JSON."""
+    from registry.report import SCAN_COLUMNS, scan_row, scan_text
 
-    if output_format != "table":
+    if output_format == "csv":
+        write_rows([scan_row(scan) for scan in scans], output_format, SCAN_COLUMNS)
+    elif output_format != "table":
         write_rows([scan.as_dict() for scan in scans], output_format, [])
     elif scans:
         click.echo("\n\n".join(scan_text(scan) for scan in scans))
 
 
+def as_option(command: Command) -> Command:
+    """Add --as: who is at work, for the audit and for approvals."""
+    return click.option(
+        "--as",
+        is_eager=True,
+        expose_value=False,
+        metavar="NAME",
+        envvar="LIKENESS_AS",
+        callback=lambda context, _, name: context.meta.update({_ACTOR: name}),
+        help="Who is at work, for the record.  [default: your login]",
+    )(command)
+
+
+def _actor() -> str:
+    """Who is at work: as given by --as, or the login."""
+    import getpass
+    import os
+
+    context = click.get_current_context(silent=True)
+    name = context and context.meta.get(_ACTOR)
+    if name:
+        return str(name)
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without an entry, as in some containers
+        return f"uid {os.getuid()}"
+
+
 @contextmanager
 def open_registry(home: Path, *, create: bool = False) -> Iterator[Store]:
-    """Open the store in `home` and close it at the end."""
+    """Open the store in `home`, go on with a removal that was held up, and close it at the end."""
     from registry.store import Store
 
-    with Store(home, create=create) as store:
+    with Store(home, create=create, actor=_actor()) as store:
+        if store.has_pending_erasures():
+            from registry.erasure import finish_pending
+
+            finish_pending(store, note)
         yield store
+
+
+def receipt_option(command: Command) -> Command:
+    """Add --receipt: where the receipt of a removal goes, beside stdout."""
+    return click.option(
+        "--receipt",
+        "receipt_path",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Write the receipt to this file too.",
+    )(command)
+
+
+def write_receipt(receipt: dict[str, Any], path: Path | None) -> None:
+    """Write the receipt of a removal to stdout, and to a file where asked."""
+    from registry.errors import RegistryError
+
+    text = json.dumps(receipt, indent=2)
+    click.echo(text)
+    if path is not None:
+        try:
+            path.write_text(text + "\n", encoding="ascii")
+        except OSError as error:
+            raise RegistryError(
+                f"{path}: the receipt could not be written ({error.strerror}); "
+                f"`likeness receipts {receipt['erasure_id']}` shows it again"
+            ) from error
 
 
 @contextmanager
 def progress_bar(unit: str, *, hidden: bool = False) -> Iterator[Progress]:
-    """A bar on stderr with rate and time left; hidden where asked, and where stderr is not a terminal."""
+    """A bar on stderr with rate and time left; hidden where asked, with --log-json, and where stderr is no terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -152,7 +310,7 @@ def progress_bar(unit: str, *, hidden: bool = False) -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     # Left to itself, rich prints on its own console, stderr, also what is meant for stdout.
-    disable = hidden or not sys.stderr.isatty()
+    disable = hidden or logs_json() or not sys.stderr.isatty()
     with Progress(
         *columns, console=console, disable=disable, transient=True, expand=True, redirect_stdout=False
     ) as progress:

@@ -8,13 +8,23 @@ import click
 
 from registry.cli.common import (
     EXIT_SKIPPED,
+    as_option,
     format_option,
     home_option,
+    max_hours_option,
     note,
     open_registry,
     progress_bar,
+    warn,
     write_rows,
 )
+
+
+def _check_reason(context: click.Context, parameter: click.Parameter, reason: str | None) -> str | None:
+    # Where it was forgotten, click takes the option that comes next for it.
+    if reason is not None and (not reason.strip() or reason.startswith("-")):
+        raise click.BadParameter(f"{reason!r} is no reason; say in a few words why, such as --force 'a duet'")
+    return reason
 
 
 @click.command()
@@ -22,18 +32,28 @@ from registry.cli.common import (
 @click.argument("recordings", nargs=-1, required=True)
 @home_option
 @format_option
+@max_hours_option
 @click.option("--consent", "consent_ref", help="The release this rests on: a contract number, a form. Required.")
 @click.option("--consent-expires", metavar="DATE", help="When the consent ends, such as 2027-12-31.")
-@click.option("--force", is_flag=True, help="Enroll a recording that is enrolled for another artist already.")
+@click.option(
+    "--force",
+    "force_reason",
+    metavar="REASON",
+    callback=_check_reason,
+    help="Enroll also what is enrolled for another artist, holds two voices, or is unlike the artist's other "
+    "references; REASON is kept with it.",
+)
+@as_option
 @click.option("--keep-audio", is_flag=True, help="Copy the recordings into the registry's folder (mode 0600).")
 def enroll(
     artist: str,
     recordings: tuple[str, ...],
     home: Path,
     output_format: str,
+    max_hours: float,
     consent_ref: str | None,
     consent_expires: str | None,
-    force: bool,
+    force_reason: str | None,
     keep_audio: bool,
 ) -> None:
     """Enroll RECORDINGS of ARTIST: files, folders or quoted globs of that one voice, without accompaniment if possible.
@@ -46,12 +66,16 @@ def enroll(
       likeness enroll "Ada Vale" ada/*.wav --consent release-2026-014
       likeness enroll "Ada Vale" ada/ --consent form-7.pdf --consent-expires 2027-12-31 --keep-audio
     """
+    from contextlib import closing
     from dataclasses import asdict
 
+    from embeddings.limits import Limits
+    from embeddings.workers import ChildDecoder
     from registry.config import load_encoder
-    from registry.enroll import check_consent, check_name, enroll_recording, list_recordings
+    from registry.enroll import check_name, enroll_recording, list_recordings
     from registry.errors import NoThreshold
     from registry.match import Matcher, write_store_index
+    from registry.rights import check_consent
 
     name, consent = check_name(artist), check_consent(consent_ref, consent_expires)
     paths = list_recordings(recordings)
@@ -66,7 +90,8 @@ def enroll(
         except NoThreshold as error:
             matcher = None
             note(f"likenesses to other artists are not looked for: {error}")
-        with progress_bar("recordings") as progress:
+        limits = Limits(max_hours=max_hours)
+        with closing(ChildDecoder(encoder, limits)) as decoder, progress_bar("recordings") as progress:
             task = progress.add_task(f"enrolling {name}", total=len(paths), note="")
 
             def show_read(read_s: float) -> None:
@@ -79,28 +104,37 @@ def enroll(
                     name,
                     path,
                     consent,
+                    decoder=decoder,
                     matcher=matcher,
-                    force=force,
+                    force_reason=force_reason,
                     keep_audio=keep_audio,
                     on_progress=show_read,
                 )
                 outcomes.append(outcome)
                 progress.advance(task)
+                for warning in outcome.warnings:
+                    warn(f"{path}: {warning}")
                 if outcome.similar_artist is not None and matcher is not None:
-                    note(
-                        f"warning: {path}: sounds like {outcome.similar_artist} "
+                    warn(
+                        f"{path}: sounds like {outcome.similar_artist} "
                         f"(norm score {outcome.similar_norm_score:.2f}, threshold {matcher.threshold:.2f}); "
                         "the same person under two names, or two alike voices?"
                     )
         write_store_index(store, note)
-        enrolled = [artist for artist in store.artists() if artist.name == name]
+        enrolled = None if store.find_artist(name) is None else store.artist(name)
     columns = ["outcome", "path", "voiced_s", "duration_s", "n_windows", "reason"]
     write_rows([asdict(outcome) for outcome in outcomes], output_format, columns)
-    if enrolled:
-        on_record = enrolled[0]
+    if enrolled is not None:
         note(
-            f"{name}: {on_record.n_references} references, {on_record.voiced_s:.0f} s of voice, "
-            f"{on_record.n_templates} templates on record"
+            f"{enrolled.name}: {enrolled.n_references} references, {enrolled.voiced_s:.0f} s of voice, "
+            f"{enrolled.n_templates} templates on record"
         )
+        if enrolled.n_references < 3:
+            note("whether they are all of one voice is checked from the third reference on")
+        if enrolled.n_pending:
+            note(
+                f"{enrolled.n_pending} references are pending and not matched until somebody else approves them: "
+                f'`likeness artists approve "{enrolled.name}"`'
+            )
     if any(outcome.outcome not in ("enrolled", "already_enrolled") for outcome in outcomes):
         raise click.exceptions.Exit(EXIT_SKIPPED)

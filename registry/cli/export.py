@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -49,15 +49,20 @@ def _output(path: Path) -> Iterator[TextIO]:
     if path == Path("-"):
         yield sys.stdout
         return
-    partial = path.with_name(path.name + ".part")
     try:
-        with open(partial, "w", encoding="utf-8", opener=_private) as file:
+        if path.exists() and not path.is_file():  # a device or FIFO is written to, never replaced
+            with path.open("w", encoding="utf-8") as file:
+                yield file
+            return
+        partial = path.with_name(path.name + ".part")
+        with ExitStack() as stack:
+            file = stack.enter_context(open(partial, "w", encoding="utf-8", opener=_private))
+            stack.callback(partial.unlink, missing_ok=True)
             yield file
-        partial.replace(path)
+            file.close()
+            partial.replace(path)
     except OSError as error:
         raise RegistryError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _private(path: str, flags: int) -> int:

@@ -11,6 +11,7 @@ from registry.cli.common import (
     EXIT_SKIPPED,
     format_option,
     home_option,
+    max_hours_option,
     note,
     open_registry,
     progress_bar,
@@ -20,10 +21,11 @@ from registry.cli.common import (
 
 
 @click.command()
-@click.argument("tracks", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("tracks", nargs=-1, required=True, type=click.Path(readable=False, path_type=Path))
 @home_option
 @format_option
 @threshold_option
+@max_hours_option
 @click.option("--no-save", is_flag=True, help="Do not keep the result in the registry.")
 @click.option("--fail-on", type=click.Choice(["flagged"]), help="Exit with 5 if a track is flagged.")
 def query(
@@ -31,6 +33,7 @@ def query(
     home: Path,
     output_format: str,
     threshold: float | None,
+    max_hours: float,
     no_save: bool,
     fail_on: str | None,
 ) -> None:
@@ -44,10 +47,13 @@ def query(
       likeness query suspect.mp3
       likeness query uploads/*.flac --json --fail-on flagged
     """
+    from contextlib import closing
     from dataclasses import replace
 
     from embeddings.errors import InvalidAudio
     from embeddings.extract import embed_file
+    from embeddings.limits import Limits
+    from embeddings.workers import ChildDecoder
     from registry.config import load_encoder
     from registry.match import Matcher
     from registry.records import Scan, Unusable, path_text
@@ -57,7 +63,8 @@ def query(
     with open_registry(home) as store:
         encoder = load_encoder(store)
         matcher = Matcher(store, encoder, note, threshold=threshold)
-        with progress_bar("tracks") as progress:
+        limits = Limits(max_hours=max_hours)
+        with closing(ChildDecoder(encoder, limits)) as decoder, progress_bar("tracks") as progress:
             task = progress.add_task("matching", total=len(tracks), note="")
 
             def show_read(read_s: float) -> None:
@@ -65,10 +72,13 @@ def query(
 
             for path in tracks:
                 try:
-                    scan = matcher.scan(path_text(path), embed_file(path, encoder, on_progress=show_read))
+                    voiceprint = embed_file(path, encoder, decoder=decoder, on_progress=show_read)
                 except InvalidAudio as error:
-                    scans.append(Unusable(path_text(path), error.kind, error.reason))
+                    is_folder = error.kind == "not_a_file" and path.is_dir()
+                    hint = "; `likeness batch` examines whole folders" if is_folder else ""
+                    scans.append(Unusable(path_text(path), error.kind, error.reason + hint))
                 else:
+                    scan = matcher.scan(path_text(path), voiceprint)
                     if not no_save:
                         with store.writing():
                             scan = replace(scan, scan_id=add_scan(store, scan))
