@@ -1,0 +1,260 @@
+"""Measure what encryption costs: an encrypted and a plain registry of the same made-up voices, side by side in one run.
+
+    PYTHONPATH=. python scripts/bench_encryption.py --quick --json figures.json
+
+12,500 artists with a reference of 8 windows and 8 templates each, 100,000 templates in all (--quick: a tenth), written
+through the functions that `likeness enroll` uses, without the audio and the model. Then, in turn and in an order that
+changes, for each of the two:
+
+enroll   one more artist: a reference of 119 windows (four minutes), 8 templates, consent and audit, one transaction.
+         It ends with the disk's sync, which is most of it.
+open     a new `Store` and its `Matcher`: keys, templates, names, and the index file.
+query    one four-minute track (119 windows) against all.
+rotate   a new key (encrypted only): every artist's key is wrapped anew.
+
+At last a byte search, with no knowledge of the format: of 100 artists the name, the path, the consent and 16 bytes of a
+template are looked for in every file of both homes. The plain one must hold all of them, the encrypted one none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import mmap
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embeddings.extract import Voiceprint
+from embeddings.model_dir import Cohort
+from registry import audit, rights
+from registry.encryption import encrypt_registry, rotate_key
+from registry.match import Matcher, write_store_index
+from registry.records import Consent, NewTemplate, Reference
+from registry.store import Store, now
+
+DIM = 192
+N_TEMPLATES = 8
+N_ARTISTS = 12_500
+#: Windows of four minutes, 4 s every 2 s.
+N_WINDOWS = 119
+N_SEARCHED = 100
+#: Artists that are written in one transaction while the registries are made.
+CHUNK = 500
+SYSTEMS = ("plain", "encrypted")
+
+Row = dict[str, str | float]
+
+
+class MadeUpEncoder:
+    """What a registry asks of an encoder, with vectors in random directions; it embeds nothing."""
+
+    encoder_id, source, calibration = "b" * 64, "made up", None
+    dim, rate_hz, window_s, hop_s = DIM, 16_000, 4.0, 2.0
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.cohort = Cohort(unit_vectors(rng, 800), np.repeat(np.arange(400), 2), "c" * 64)
+
+
+def unit_vectors(rng: np.random.Generator, n: int) -> np.ndarray:
+    vectors = rng.standard_normal((n, DIM), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def name_of(number: int) -> str:
+    return f"Singer {number:06} of the made-up choir"
+
+
+def path_of(number: int) -> str:
+    return f"/music/made-up/{number:06}/take one.wav"
+
+
+def consent_of(number: int) -> str:
+    return f"release-2026-{number:06}"
+
+
+def add_artist(store: Store, encoder: Any, number: int, windows: np.ndarray) -> None:
+    """Enroll an artist whose templates are the first windows; inside `store.writing`, as `registry.enroll` does it."""
+    consent, start_s = Consent(consent_of(number)), 2.0 * np.arange(len(windows))
+    reference = Reference(
+        reference_id=0,
+        artist=name_of(number),
+        path=path_of(number),
+        kept_path=None,
+        content_id=f"{number:064x}",
+        duration_s=240.0,
+        voiced_s=240.0,
+        n_windows=len(windows),
+        consent=consent.ref,
+        consent_expires_at=None,
+        status="active",
+        enrolled_by="bench",
+        approved_by=None,
+        force_reason=None,
+        own_norm_score=None,
+        added_at=now(),
+    )
+    store.bind_encoder(encoder)
+    artist_id = store.add_artist(reference.artist)
+    consent_id = rights.add_consent(store, artist_id, consent)
+    reference_id = store.add_reference(reference, consent_id, windows, np.column_stack([start_s, start_s + 4.0]))
+    payload = {"reference_id": reference_id, "path": reference.path, "content_id": reference.content_id}
+    audit.append(store, "reference.enroll", payload, artist_id=artist_id)
+    templates = [NewTemplate(windows[i], reference_id, float(start_s[i]), float(start_s[i]) + 4.0, 1) for i in range(8)]
+    store.replace_templates(artist_id, templates)
+
+
+def make_registry(home: Path, key_path: Path | None, encoder: Any, vectors: np.ndarray) -> None:
+    """Write a registry of the artists whose templates are `vectors`, (n_artists, N_TEMPLATES, DIM)."""
+    with Store(home, create=True) as store:
+        if key_path is not None:
+            encrypt_registry(store, "bench", f"file:{key_path}")
+        for first in range(0, len(vectors), CHUNK):
+            with store.writing():
+                for number, windows in enumerate(vectors[first : first + CHUNK], start=first):
+                    add_artist(store, encoder, number, windows)
+        write_store_index(store, print)
+        store.compact()
+        store.empty_log(30.0)
+
+
+@contextmanager
+def timed(times_s: list[float]) -> Iterator[None]:
+    start_s = time.perf_counter()
+    yield
+    times_s.append(time.perf_counter() - start_s)
+
+
+def measure(homes: dict[str, Path], encoder: Any, n_rounds: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Seconds of each measure and system, in rounds that match; round 0 warms up and is not counted."""
+    times_s: dict[str, dict[str, list[float]]] = {
+        measure: {system: [] for system in SYSTEMS} for measure in ("open", "query", "enroll")
+    }
+    n_enrolled = dict.fromkeys(SYSTEMS, 0)
+    for number in range(n_rounds + 1):
+        windows, added = unit_vectors(rng, N_WINDOWS), unit_vectors(rng, N_WINDOWS)
+        answers = {}
+        for system in np.roll(SYSTEMS, number).tolist():
+            with timed(times_s["open"][system]):
+                store = Store(homes[system])
+                matcher = Matcher(store, encoder, no_note, threshold=3.0)
+            with store:
+                with timed(times_s["query"][system]):
+                    matches = matcher.match(voiceprint_of(windows))
+                answers[system] = [(match.artist, match.score, match.evidence) for match in matches]
+                n_enrolled[system] += 1
+                with timed(times_s["enroll"][system]), store.writing():
+                    add_artist(store, encoder, 900_000 + n_enrolled[system], added)
+                write_store_index(store, print)
+        if answers["plain"] != answers["encrypted"]:
+            raise SystemExit("the two registries answer differently")
+    return {name: {system: np.array(values[1:]) for system, values in of.items()} for name, of in times_s.items()}
+
+
+def no_note(line: str) -> None:
+    """Nothing is to be said: an index that had to be rebuilt would make "open" mean something else."""
+    raise SystemExit(f"unexpected: {line}")
+
+
+def voiceprint_of(windows: np.ndarray) -> Voiceprint:
+    start_s = 2.0 * np.arange(len(windows))
+    presence = np.ones(len(windows), np.float32)
+    return Voiceprint(windows, start_s, start_s + 4.0, presence, 240.0, 240.0, "d" * 64)
+
+
+def measure_rotation(home: Path, n_rounds: int) -> np.ndarray:
+    times_s: list[float] = []
+    for _ in range(n_rounds):
+        with Store(home) as store, timed(times_s):
+            rotate_key(store)
+    return np.array(times_s)
+
+
+def size_of(home: Path) -> int:
+    return sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
+
+
+def search_homes(homes: dict[str, Path], vectors: np.ndarray, rng: np.random.Generator) -> list[Row]:
+    """How many of each kind of secret a byte search finds in each home; stops where that is not all and none."""
+    chosen = rng.choice(len(vectors), N_SEARCHED, replace=False).tolist()
+    secrets: dict[str, Callable[[int], bytes]] = {
+        "name": lambda number: name_of(number).encode(),
+        "path": lambda number: path_of(number).encode(),
+        "consent": lambda number: consent_of(number).encode(),
+        "vector": lambda number: vectors[number, 0].astype("<f4").tobytes()[:16],
+    }
+    rows: list[Row] = []
+    for what, secret in secrets.items():
+        for system, expected in (("plain", N_SEARCHED), ("encrypted", 0)):
+            n_found = sum(holds(homes[system], secret(number)) for number in chosen)
+            rows.append({"trials": f"{N_SEARCHED} {what}s", "system": system, "metric": "found", "value": n_found})
+            print(f"{what:<10}{system:<12}{n_found:>4} of {N_SEARCHED} found")
+            if n_found != expected:
+                raise SystemExit(f"{expected} should have been found")
+    return rows
+
+
+def holds(home: Path, needle: bytes) -> bool:
+    """Do these bytes stand in any file of the home?"""
+    for path in home.rglob("*"):
+        if path.is_file() and path.stat().st_size:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                if content.find(needle) >= 0:
+                    return True
+    return False
+
+
+def timing_row(trials: str, system: str, metric: str, values: np.ndarray) -> Row:
+    """Print and return a figure."""
+    low, median, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
+    print(f"{metric:<21}{system:<12}{median:>10.2f} ({low:.2f} - {high:.2f})", flush=True)
+    return {"trials": trials, "system": system, "metric": metric, "value": median, "low": low, "high": high}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="10,000 templates and 5 rounds rather than 100,000 and 20")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as a list of rows")
+    parser.add_argument("--seed", type=int, default=0, help="of the vectors (default: %(default)s)")
+    arguments = parser.parse_args()
+    for name in ("LIKENESS_KEY", "LIKENESS_KEY_FILE"):
+        os.environ.pop(name, None)
+
+    n_artists, n_rounds = (N_ARTISTS // 10, 5) if arguments.quick else (N_ARTISTS, 20)
+    rng = np.random.default_rng(arguments.seed)
+    vectors = unit_vectors(rng, n_artists * N_TEMPLATES).reshape(n_artists, N_TEMPLATES, DIM)
+    encoder = MadeUpEncoder(rng)
+    trials = f"random, artists={n_artists}, templates={n_artists * N_TEMPLATES}, dim={DIM}"
+    print(f"{trials}, {n_rounds} rounds; median (5 % and 95 %); ratio: times the plain one, same round")
+    with tempfile.TemporaryDirectory() as folder:
+        homes = {system: Path(folder) / system for system in SYSTEMS}
+        make_registry(homes["plain"], None, encoder, vectors)
+        make_registry(homes["encrypted"], Path(folder) / "bench.key", encoder, vectors)
+        sizes = {system: size_of(home) for system, home in homes.items()}
+        rows: list[Row] = [
+            {"trials": trials, "system": system, "metric": "bytes", "value": size} for system, size in sizes.items()
+        ]
+        ratio = sizes["encrypted"] / sizes["plain"]
+        rows.append({"trials": trials, "system": "encrypted", "metric": "bytes, times plain", "value": ratio})
+        print(
+            f"size      {sizes['plain'] / 1e6:.1f} MB plain, {sizes['encrypted'] / 1e6:.1f} MB encrypted, {ratio:.3f}"
+        )
+        rows += search_homes(homes, vectors, rng)
+        for name, of in measure(homes, encoder, n_rounds, rng).items():
+            for system in SYSTEMS:
+                rows.append(timing_row(trials, system, f"{name}_ms", 1000 * of[system]))
+            rows.append(timing_row(trials, "encrypted", f"{name}, times plain", of["encrypted"] / of["plain"]))
+        rows.append(timing_row(trials, "encrypted", "rotate_ms", 1000 * measure_rotation(homes["encrypted"], n_rounds)))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
