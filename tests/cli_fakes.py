@@ -173,7 +173,7 @@ def use_encoder(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 #: Numbers that have no unit: cosines, standard deviations, log ratios, and whatever a caller counts them against.
-UNITLESS = {"score", "norm_score", "similar_norm_score", "llr", "threshold", "vector"}
+UNITLESS = {"score", "norm_score", "similar_norm_score", "own_norm_score", "llr", "threshold", "vector"}
 
 
 def check_units(value: Any, key: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from registry.encryption import encrypt_registry, new_home_id
+from registry.keys import ENVIRONMENT, KEY_VARIABLE
 from registry.store import Store
 from tests.fakes import FakeEncoder
 
@@ -98,6 +101,28 @@ def home(tmp_path: Path) -> Path:
 def store(home: Path) -> Iterator[Store]:
     """Yield a new registry's store, on disk."""
     with Store(home, create=True) as store:
+        yield store
+
+
+def _encrypt(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, base64.b64encode(bytes(range(32))).decode())
+    encrypt_registry(store, new_home_id(), ENVIRONMENT)
+
+
+@pytest.fixture
+def encrypted_store(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """Yield a new registry's store, encrypted with a key in the environment."""
+    with Store(home, create=True) as store:
+        _encrypt(store, monkeypatch)
+        yield store
+
+
+@pytest.fixture(params=["plain", "encrypted"])
+def any_store(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """Yield a new registry's store, plain and then encrypted: who takes this is run with both."""
+    with Store(home, create=True) as store:
+        if request.param == "encrypted":
+            _encrypt(store, monkeypatch)
         yield store
 
 

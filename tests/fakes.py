@@ -16,10 +16,10 @@ import pytest
 
 from embeddings.extract import Voiceprint
 from embeddings.model_dir import CALIBRATION, COHORT, Cohort, load_calibration, load_cohort
-from registry import scoring
+from registry import rights, scoring
 from registry.enroll import Enrollment, enroll_recording
 from registry.match import Matcher
-from registry.records import Consent
+from registry.records import Consent, NewTemplate, Reference
 from registry.store import Store
 
 DIM = 8
@@ -151,6 +151,48 @@ def enroll_vectors(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("registry.enroll.embed_file", recordings.embed_file)
         return enroll_recording(store, encoder, artist, path, consent, **options)
+
+
+def add_reference(
+    store: Store,
+    artist: str,
+    vectors: np.ndarray,
+    *,
+    content_id: str = "a" * 64,
+    consent: Consent = CONSENT,
+    templates: np.ndarray | None = None,
+) -> int:
+    """Store a reference without the work of enrolling it, inside the transaction that is open; returns the artist's id.
+
+    Windows are 4 s every 2 s; the templates, of one window each, are the first of `vectors` unless given.
+    """
+    store.bind_encoder(FakeEncoder())
+    artist_id = store.add_artist(artist)
+    start_s = 2.0 * np.arange(len(vectors))
+    reference = Reference(
+        reference_id=0,
+        artist=artist,
+        path=f"/music/{artist}.wav",
+        kept_path=None,
+        content_id=content_id,
+        duration_s=8.0,
+        voiced_s=6.0,
+        n_windows=len(vectors),
+        consent=consent.ref,
+        consent_expires_at=consent.expires_at,
+        status="active",
+        enrolled_by="",
+        approved_by=None,
+        force_reason=None,
+        own_norm_score=None,
+        added_at="",
+    )
+    consent_id = rights.add_consent(store, artist_id, consent)
+    reference_id = store.add_reference(reference, consent_id, vectors, np.column_stack([start_s, start_s + 4.0]))
+    chosen = vectors[:1] if templates is None else templates
+    rows = [NewTemplate(vector, reference_id, 2.0 * k, 2.0 * k + 4, 1) for k, vector in enumerate(chosen)]
+    store.replace_templates(artist_id, rows)
+    return artist_id
 
 
 def make_matcher(store: Store, encoder: FakeEncoder, *, threshold: float | None = None) -> tuple[Matcher, list[str]]:

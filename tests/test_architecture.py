@@ -76,8 +76,14 @@ def test_the_registry_opens_no_audio():
     assert {module.split(".")[0] for module in importers_of(*libraries)} == {"embeddings"}
 
 
-def test_only_the_store_and_the_schema_import_sqlite():
-    assert importers_of("sqlite3", "sqlite_utils") == {"registry.store", "registry.schema"}
+def test_only_the_store_the_schema_and_backups_import_sqlite():
+    assert importers_of("sqlite_utils") == {"registry.database", "registry.schema"}
+    assert importers_of("sqlite3") == {"registry.backup", "registry.database", "registry.store"}
+
+
+def test_only_the_vault_encrypts():
+    assert importers_of("cryptography") == {"registry.vault"}
+    assert importers_of("keyring") == {"registry.keys"}
 
 
 def test_only_model_dir_talks_to_the_hub():
@@ -103,7 +109,7 @@ def test_what_decides_is_pure(module, allowed):
 
 
 def test_only_tasks_and_commands_import_embeddings():
-    tasks = {"registry.enroll", "registry.match", "registry.batch", "registry.manifest", "registry.config"}
+    tasks = {"registry.enroll", "registry.match", "registry.pipeline", "registry.manifest", "registry.config"}
     others = {name for name in importers_of("embeddings") if name.startswith("registry.") and ".cli" not in name}
 
     assert others == tasks

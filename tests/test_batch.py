@@ -2,30 +2,20 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
-from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 
-from embeddings.extract import embed_file
-from embeddings.model_dir import model_digest
-from embeddings.vocals import Windows
-from embeddings.workers import EncoderProcess, WorkerDied
-from registry import scans
-from registry.batch import Pipeline, open_run
+from embeddings.workers import EncoderProcess
+from registry import runs
 from registry.errors import ManifestError, RunMismatch
 from registry.manifest import list_items
-from registry.match import Matcher
-from registry.records import BatchItem, Run, Scan, path_of, path_text
-from registry.store import Store
-from tests.cli_fakes import RATE_HZ, Cli, DyingEncoder, FakeEncoder, SlowEncoder, write_csv
+from registry.records import BatchItem, path_of, path_text
+from tests.batches import Batch, other_process, start_encoder
+from tests.cli_fakes import write_csv
 
 pytest_plugins = ["tests.cli_fixtures"]
 
@@ -155,8 +145,8 @@ def test_text_that_is_no_text_can_be_stored_all_the_same(tmp_path, cli):
     items = list_items([manifest])
 
     with cli.store() as store:
-        run = scans.start_run(store, run_row(), items)
-        (item,) = scans.run_tracks(store, run.run_id, done=False)
+        run = runs.start_run(store, run_row(), items)
+        (item,) = runs.run_tracks(store, run.run_id, done=False)
     assert (item["path"], item["title"]) == (f"{tmp_path}/half\\ud83d.wav", "half\\ud83d")
     assert item["extra"] == {"x": "half\ud83d"}
 
@@ -173,8 +163,8 @@ def test_a_long_manifest_takes_seconds(tmp_path, cli):
 
     begun_s = time.monotonic()
     with cli.store() as store:
-        run = scans.start_run(store, run_row(), list_items([manifest]))
-        todo = scans.run_tracks(store, run.run_id, done=False)
+        run = runs.start_run(store, run_row(), list_items([manifest]))
+        todo = runs.run_tracks(store, run.run_id, done=False)
 
     assert [item["position"] for item in todo] == list(range(30_000))
     assert time.monotonic() - begun_s < 20
@@ -183,39 +173,11 @@ def test_a_long_manifest_takes_seconds(tmp_path, cli):
 # -- which run ---------------------------------------------------------------------------------------------------------
 
 
-class Batch:
-    """Runs over inputs, as `likeness batch` makes them, on one registry and with one encoder."""
-
-    def __init__(self, cli: Cli, store: Store, encoder: EncoderProcess) -> None:
-        self.cli, self.store, self.encoder = cli, store, encoder
-        self.said: list[str] = []
-        self.outcomes: list[tuple[dict[str, Any], Scan | None]] = []
-
-    def open(self, *inputs: Path, threshold: float | None = None, **choice: bool) -> Run:
-        self.matcher = Matcher(self.store, self.encoder, self.said.append, threshold=threshold)
-        return open_run(self.store, self.matcher, inputs, list_items(inputs), self.said.append, **choice)
-
-    def examine(self, *inputs: Path, n_workers: int = 1, pipeline: type[Pipeline] = Pipeline) -> Run:
-        run = self.open(*inputs)
-        self.pipeline = pipeline(self.store, self.matcher, self.encoder, n_workers)
-        self.pipeline.run(run, lambda item, scan: self.outcomes.append((item, scan)))
-        return run
-
-    def by_name(self) -> dict[str, dict[str, Any]]:
-        """What was reported of each track, by file name; each was reported once."""
-        assert max(Counter(item["position"] for item, _ in self.outcomes).values()) == 1
-        return {Path(item["path"]).name: item for item, _ in self.outcomes}
-
-
 @pytest.fixture(scope="module")
 def encoder(model) -> Iterator[EncoderProcess]:
     encoder = start_encoder(model)
     yield encoder
     encoder.close()
-
-
-def start_encoder(model: Path, encoder_class: type[FakeEncoder] = FakeEncoder) -> EncoderProcess:
-    return EncoderProcess(partial(encoder_class, str(model)), str(model), [model_digest(model)])
 
 
 @pytest.fixture
@@ -268,7 +230,7 @@ def test_tracks_that_come_after_a_run_began_are_named(batch):
     assert again.run_id == run.run_id
     assert len(batch.said) == 1
     assert f"1 tracks have come since it began, such as {late}" in batch.said[0]
-    assert len(scans.run_tracks(batch.store, run.run_id, done=False)) == 1
+    assert len(runs.run_tracks(batch.store, run.run_id, done=False)) == 1
 
 
 def test_a_run_is_not_gone_on_with_under_another_registry_unless_one_chooses(batch):
@@ -288,242 +250,18 @@ def test_a_run_is_not_gone_on_with_under_another_registry_unless_one_chooses(bat
     assert [row["run_id"] for row in batch.store.rows("SELECT run_id FROM runs")] == [begun_anew.run_id]
 
 
-# -- examining ---------------------------------------------------------------------------------------------------------
-
-
-def as_queried(cli: Cli, store: Store, path: Path, matcher: Matcher) -> Scan:
-    return matcher.scan(str(path), embed_file(path, FakeEncoder(cli._model)))
-
-
-def test_every_track_has_one_outcome_and_the_same_as_a_query(batch):
-    """Songs longer than a chunk, shorter than a window and alike are mixed, so that windows travel in company."""
-    cli = batch.cli
-    good = [
-        cli.sing("in/ada.wav", 1, song=3),
-        cli.sing("in/bo.wav", 2, song=4),
-        cli.sing("in/nobody.wav", 3),
-        cli.sing("in/long.wav", 1, song=2, duration_s=80.0),
-        cli.sing("in/short.wav", 2, song=1, duration_s=2.5),
-        cli.sing("in/again.wav", 1, song=3),
-        cli.sing("in/two\nlines.wav", 1, song=5),
-    ]
-    soundfile.write(cli.folder / "in/noise.wav", np.random.default_rng(0).normal(0, 0.1, 6 * RATE_HZ), RATE_HZ)
-    soundfile.write(cli.folder / "in/silent.wav", np.zeros(RATE_HZ), RATE_HZ)
-    (cli.folder / "in/text.wav").write_text("not audio")
-    (cli.folder / "in/empty.flac").touch()
-    os.mkfifo(cli.folder / "in/pipe.wav")
-
-    run = batch.examine(cli.folder / "in", n_workers=2)
-
-    outcomes = batch.by_name()
-    assert {name: (item["outcome"], item["kind"]) for name, item in outcomes.items()} == {
-        "ada.wav": ("flagged", None),
-        "bo.wav": ("flagged", None),
-        "nobody.wav": ("clear", None),
-        "long.wav": ("flagged", None),
-        "short.wav": ("flagged", None),
-        "again.wav": ("flagged", None),
-        "two\nlines.wav": ("flagged", None),
-        "noise.wav": ("abstained", None),
-        "silent.wav": ("failed", "silent"),
-        "text.wav": ("failed", "not_audio"),
-        "empty.flac": ("failed", "empty"),
-        "pipe.wav": ("failed", "not_a_file"),
-    }
-    assert outcomes["pipe.wav"]["reason"] == "a FIFO, not a regular file"
-    by_path = {scan.path: scan for _, scan in batch.outcomes if scan is not None}
-    for path in good:
-        queried = as_queried(cli, batch.store, path, batch.matcher)
-        scan = by_path[str(path)]
-        assert scan.matches == queried.matches
-        assert (scan.verdict, scan.reason, scan.content_id) == (queried.verdict, queried.reason, queried.content_id)
-        assert (scan.voiced_s, scan.duration_s, scan.n_windows) == (
-            queried.voiced_s,
-            queried.duration_s,
-            queried.n_windows,
-        )
-    assert by_path[str(good[0])].matches[0].artist == "Ada"
-    assert scans.run_outcomes(batch.store, run.run_id) == {"flagged": 6, "clear": 1, "abstained": 1, "failed": 4}
-    assert len(batch.store.rows("SELECT * FROM scans WHERE run_id = ?", [run.run_id])) == 8
-    assert scans.get_run(batch.store, run.run_id).finished_at is not None
-
-
-def test_a_track_whose_name_is_not_utf_8_is_examined(batch):
+def test_a_run_that_somebody_works_on_is_neither_forgotten_nor_pinned_anew(batch):
     song = batch.cli.sing("a.wav", 1)
-    folder = batch.cli.folder / "in"
-    folder.mkdir()
-    song.rename(Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.wav")))
+    run = batch.open(song)
+    batch.cli.enroll("Cy", 3)
 
-    batch.examine(folder)
+    with other_process() as (owner, _):
+        with batch.store.writing():
+            runs.take_leases(batch.store, run.run_id, owner, 1, tried=False)
+        with pytest.raises(RunMismatch, match=r"run 1: process \d+ on .* is at work on it, and --new-run would forget"):
+            batch.open(song, new_run=True)
+        with pytest.raises(RunMismatch, match=r"at work on it, and --repin would .*; stop that first \(Ctrl-C\)"):
+            batch.open(song, repin=True)
 
-    ((item, scan),) = batch.outcomes
-    assert item["outcome"] == "flagged"
-    assert item["path"] == scan.path == f"file://{folder}/caf%E9.wav"
-    json.dumps(item, ensure_ascii=False).encode("utf-8")
-
-
-def test_a_run_whose_last_tracks_have_no_path_ends(batch):
-    """No decoder sees them, so there is nothing to wait for."""
-    manifest = write_csv(batch.cli.folder / "m.csv", [["path", "title"], ["", "A"], ["", "B"]])
-
-    run = batch.examine(manifest)
-
-    assert [(item["outcome"], item["kind"]) for item, _ in batch.outcomes] == [("failed", "missing")] * 2
-    assert scans.get_run(batch.store, run.run_id).finished_at is not None
-
-
-def test_more_workers_than_tracks_are_not_started(batch, monkeypatch):
-    started = []
-    monkeypatch.setattr(
-        Pipeline, "_new_decoder", lambda self, new=Pipeline._new_decoder: started.append(1) or new(self)
-    )
-
-    batch.examine(batch.cli.sing("a.wav", 1), n_workers=50)
-
-    assert batch.by_name()["a.wav"]["outcome"] == "flagged"
-    assert len(started) == 1
-
-
-def murder(track: Any) -> None:
-    if Path(track.item["path"]).name == "long.wav" and track.decoder._process.is_alive():
-        os.kill(track.decoder._process.pid, signal.SIGKILL)
-        track.decoder._process.join()
-
-
-class Murder(Pipeline):
-    """Kills the decoder of `long.wav` after its first chunk, before it is asked for the next."""
-
-    def _take_windows(self, track: Any) -> None:
-        super()._take_windows(track)
-        murder(track)
-
-
-class EarlyMurder(Pipeline):
-    """Kills the decoder of `long.wav` while it works on its first chunk."""
-
-    def _begin(self, item: dict[str, Any]) -> None:
-        super()._begin(item)
-        for track in self._busy.values():
-            murder(track)
-
-
-@pytest.mark.parametrize("pipeline", [Murder, EarlyMurder])
-def test_a_track_whose_decoder_is_killed_fails_and_the_others_go_on(batch, pipeline):
-    batch.cli.sing("in/a.wav", 1)
-    batch.cli.sing("in/long.wav", 1, duration_s=80.0)
-    batch.cli.sing("in/z.wav", 2)
-
-    batch.examine(batch.cli.folder / "in", pipeline=pipeline)
-
-    outcomes = batch.by_name()
-    assert {name: item["outcome"] for name, item in outcomes.items()} == {
-        "a.wav": "flagged",
-        "long.wav": "failed",
-        "z.wav": "flagged",
-    }
-    assert outcomes["long.wav"]["kind"] == "crashed"
-    assert outcomes["long.wav"]["reason"] == "the process that decoded it was ended by SIGKILL (out of memory?)"
-
-
-def test_a_run_ends_when_the_decoder_of_its_only_track_is_killed(batch):
-    run = batch.examine(batch.cli.sing("long.wav", 1, duration_s=80.0), pipeline=Murder)
-
-    assert batch.by_name()["long.wav"]["kind"] == "crashed"
-    assert scans.get_run(batch.store, run.run_id).finished_at is not None
-
-
-class IdleMurder(Pipeline):
-    """Kills a decoder before it is given its first track."""
-
-    def _begin(self, item: dict[str, Any]) -> None:
-        if item["position"] == 0:
-            os.kill(self._idle[0]._process.pid, signal.SIGKILL)
-            self._idle[0]._process.join()
-        super()._begin(item)
-
-
-def test_a_decoder_that_dies_idle_costs_no_track(batch):
-    batch.examine(batch.cli.sing("a.wav", 1), pipeline=IdleMurder)
-
-    assert batch.by_name()["a.wav"]["outcome"] == "flagged"
-
-
-class Inbox:
-    """Where an encoder would be; notes what it is given."""
-
-    def __init__(self) -> None:
-        self.shapes: list[tuple[int, ...]] = []
-
-    def start(self, samples: np.ndarray) -> None:
-        self.shapes.append(samples.shape)
-
-
-def test_windows_travel_together_up_to_a_batch_and_only_with_others_of_their_length():
-    inbox = Inbox()
-    pipeline = Pipeline(None, None, inbox, n_workers=1)
-
-    for n_windows, n_samples in [(20, 64000), (11, 64000), (20, 64000), (5, 64000), (1, 40000), (32, 64000)]:
-        windows = Windows(np.zeros((n_windows, n_samples), np.float32), np.zeros(n_windows), np.zeros(n_windows))
-        pipeline._ready.append((None, windows))
-    pipeline._feed_encoder()
-    pipeline._feed_encoder()
-    pipeline._embedding.clear()  # as if it had answered
-    pipeline._feed_encoder()
-
-    assert inbox.shapes == [(51, 64000), (5, 64000), (1, 40000), (32, 64000)]
-    assert not pipeline._ready
-
-
-class Counting(Pipeline):
-    """Notes how many windows wait for the encoder, and how many are with it."""
-
-    most_waiting = most_embedding = 0
-
-    def _feed_encoder(self) -> None:
-        self.most_waiting = max(self.most_waiting, sum(len(windows.start_s) for _, windows in self._ready))
-        super()._feed_encoder()
-        with_encoder = [len(windows.start_s) for batch in self._embedding for _, windows in batch]
-        self.most_embedding = max(self.most_embedding, sum(with_encoder))
-
-
-class SlowishEncoder(SlowEncoder):
-    delay_s = 0.05
-
-
-def test_a_slow_encoder_does_not_let_windows_pile_up(enrolled, model, monkeypatch):
-    """Memory is bounded by windows, not by recordings: decoders wait for the encoder."""
-    monkeypatch.setattr("registry.batch.BATCH_WINDOWS", 2)
-    monkeypatch.setattr("registry.batch.WAITING_WINDOWS", 6)
-    encoder = start_encoder(model, SlowishEncoder)
-    for number in range(12):
-        enrolled.sing(f"in/{number}.wav", 1, song=number % 4, duration_s=10.0)  # 4 windows each
-
-    with enrolled.store() as store:
-        batch = Batch(enrolled, store, encoder)
-        batch.examine(enrolled.folder / "in", n_workers=3, pipeline=Counting)
-    encoder.close()
-
-    assert {item["outcome"] for item in batch.by_name().values()} == {"flagged"}
-    # Just below the limit all three decoders may be asked once more.
-    assert 6 <= batch.pipeline.most_waiting <= 5 + 3 * 4
-    # Two batches, each begun with a window and ended by a chunk of four.
-    assert batch.pipeline.most_embedding <= 2 * (1 + 4)
-
-
-def test_an_encoder_that_dies_stops_the_run_which_can_be_gone_on_with(enrolled, model, encoder):
-    for number in range(6):
-        enrolled.sing(f"in/{number}.wav", 1 + number % 2, duration_s=4.0 if number % 2 else 2.5)
-    dying = start_encoder(model, DyingEncoder)
-    with enrolled.store() as store:
-        batch = Batch(enrolled, store, dying)
-
-        with pytest.raises(WorkerDied, match="the process that runs the encoder was ended by SIGKILL"):
-            batch.examine(enrolled.folder / "in")
-        before = len(batch.outcomes)
-        batch.encoder = encoder
-        run = batch.examine(enrolled.folder / "in")
-
-        assert 0 < before < 6
-        assert len(batch.by_name()) == 6
-        assert scans.run_outcomes(store, run.run_id) == {"flagged": 6}
-    dying.close()
+    assert runs.get_run(batch.store, run.run_id) == run
+    assert batch.open(song, repin=True).store_revision == batch.store.revision

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
+from registry import erasure
 from tests.cli_fakes import CONSENT, check_units, json_lines
 
 pytest_plugins = ["tests.cli_fixtures"]
@@ -19,12 +21,14 @@ def test_list_shows_who_is_enrolled_with_how_much(enrolled):
     artists = json.loads(result.stdout)
     check_units(artists)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert [(a["name"], a["n_references"], a["n_templates"], a["voiced_s"]) for a in artists] == [
-        ("Ada", 2, 1, pytest.approx(12, abs=1)),
-        ("Bo", 2, 1, pytest.approx(12, abs=1)),
+    shown = ("name", "status", "n_references", "n_pending", "n_templates", "voiced_s")
+    assert [tuple(artist[name] for name in shown) for artist in artists] == [
+        ("Ada", "active", 2, 0, 1, pytest.approx(12, abs=1)),
+        ("Bo", "active", 2, 0, 1, pytest.approx(12, abs=1)),
     ]
     table = enrolled("artists", "list").stdout.splitlines()
-    assert table[0].split() == ["name", "n_references", "n_templates", "voiced_s", "created_at"]
+    columns = ["name", "status", "n_references", "n_pending", "n_templates", "voiced_s", "created_at"]
+    assert table[0].split() == columns
     assert [row.split()[0] for row in table[2:]] == ["Ada", "Bo"]
     assert json_lines(enrolled("artists", "list", "--format", "jsonl").stdout) == artists
 
@@ -48,7 +52,11 @@ def test_show_lists_references_and_what_they_rest_on(enrolled):
     assert {reference["consent"] for reference in artist["references"]} == {CONSENT}
     table = enrolled("artists", "show", "Ada")
     assert str(enrolled.folder / "Ada/song-1.wav") in table.stdout
-    assert table.stderr.startswith("Ada: enrolled 2")
+    assert table.stdout.split("\n")[0].split() == [
+        *("reference_id", "status", "path", "voiced_s", "own_norm_score", "force_reason", "enrolled_by"),
+        *("consent", "consent_expires_at", "added_at"),
+    ]
+    assert re.fullmatch(r"Ada: active, enrolled 20\S+Z, 1 templates\n", table.stderr)
 
 
 @pytest.mark.parametrize("command", [["show", "Adda"], ["rename", "Adda", "Eve"], ["remove", "Adda", "--yes"]])
@@ -89,34 +97,260 @@ def test_remove_asks_and_does_nothing_without_a_yes(enrolled, answer):
     assert names(enrolled) == ["Ada", "Bo"]
 
 
-def test_remove_leaves_nothing_of_an_artist(enrolled):
-    kept_path = enrolled.sing("kept.wav", 1, song=3)
-    enrolled("enroll", "Ada", kept_path, "--consent", CONSENT, "--keep-audio")
-    track = enrolled.sing("t.wav", 1, song=4)
-    enrolled("query", track)
+def receipt_of(result) -> dict[str, object]:
+    """What a removal printed on stdout."""
+    receipt: dict[str, object] = json.loads(result.stdout)
+    return receipt
 
-    result = enrolled("artists", "remove", "Ada", stdin="y\n")
 
-    assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr.endswith("Ada: removed\n")
-    assert names(enrolled) == ["Bo"]
-    assert list((enrolled.home / "audio").iterdir()) == []
-    (scan,) = json.loads(enrolled("tracks", "show", track, "--json").stdout)
+def test_remove_leaves_nothing_of_an_artist_and_prints_a_receipt(cli):
+    cli.enroll("Ada", 1, n_songs=1)
+    cli.enroll("Bo", 2)
+    cli("enroll", "Ada", cli.sing("kept.wav", 1, song=3), "--consent", CONSENT, "--keep-audio")
+    track = cli.sing("t.wav", 1, song=4)
+    cli("query", track)
+    assert len(list((cli.home / "audio").iterdir())) == 1
+
+    result = cli("artists", "remove", "Ada", "--as", "maria", stdin="y\n")
+
+    assert result.exit_code == 0
+    receipt = receipt_of(result)
+    assert {name: receipt[name] for name in ("artist", "receipt", "erasure_id", "kind", "pending", "by")} == {
+        **{"artist": "Ada", "receipt": 1, "erasure_id": 1, "kind": "artist", "pending": [], "by": "maria"},
+    }
+    assert receipt["removed"] == {
+        **{"consents": 1, "references": 2, "templates": 1, "matches": 1, "names": 1, "identity_changes": 0},
+        **{"audit_payloads": 3, "kept_audio": 1},
+    }
+    assert receipt["finished_at"] is not None
+    assert result.stderr.endswith("Ada, 2 references and 1 templates: removed\n")
+    assert names(cli) == ["Bo"]
+    assert list((cli.home / "audio").iterdir()) == []
+    (scan,) = json.loads(cli("tracks", "show", track, "--json").stdout)
     assert [match["artist"] for match in scan["matches"]] == ["Bo"]
-    (again,) = json.loads(enrolled("query", track, "--json").stdout)
+    (again,) = json.loads(cli("query", track, "--json").stdout)
     assert again["verdict"] == "clear"
-    check = enrolled("check")
+    check = cli("check")
     assert (check.exit_code, check.stdout) == (0, "")
 
 
-def test_audio_kept_for_two_artists_outlives_the_first(enrolled):
-    duet = enrolled.sing("duet.wav", 1, song=3)
-    enrolled("enroll", "Ada", duet, "--consent", CONSENT, "--keep-audio")
-    enrolled("enroll", "Bo", duet, "--consent", CONSENT, "--keep-audio", "--force")
+def test_the_receipt_is_written_to_a_file_too_and_shown_again(enrolled):
+    path = enrolled.folder / "removal.json"
 
-    enrolled("artists", "remove", "Ada", "--yes")
+    result = enrolled("artists", "remove", "Ada", "--yes", "--receipt", path)
+
+    assert path.read_text() == result.stdout
+    shown = json.loads(enrolled("receipts", "1").stdout)
+    assert {"artist": "Ada", **shown} == receipt_of(result)  # on record nobody is named
+    assert json.loads(enrolled("receipts").stdout) == [shown]
+
+
+def test_a_receipt_that_cannot_be_written_is_not_lost(enrolled):
+    result = enrolled("artists", "remove", "Ada", "--yes", "--receipt", enrolled.folder / "none/removal.json")
+
+    assert (result.exit_code, receipt_of(result)["artist"]) == (1, "Ada")
+    assert "the receipt could not be written (No such file or directory); `likeness receipts 1`" in result.stderr
+    assert names(enrolled) == ["Bo"]
+
+
+def test_an_unknown_receipt_is_refused(enrolled):
+    result = enrolled("receipts", "7")
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "Error: removal 7: there is none of that number\n"
+    assert enrolled("receipts").stdout == "[]\n"
+
+
+def test_remove_waits_for_a_reader_says_so_and_the_next_command_finishes_it(enrolled, monkeypatch):
+    monkeypatch.setattr(erasure, "WAIT_S", 0.1)
+    with enrolled.store() as reader, reader.reading():
+        assert len(reader.artists()) == 2
+        held_up = enrolled("artists", "remove", "Ada", "--yes")
+    pending = receipt_of(held_up)["pending"]
+
+    next_command = enrolled("artists", "list")
+
+    assert (held_up.exit_code, pending[0]) == (3, "emptying the database's log")
+    assert "waits for somebody who reads the database" in held_up.stderr
+    assert next_command.exit_code == 0
+    assert next_command.stderr == "removal 1: finished; `likeness receipts 1` shows the receipt\n"
+    assert json.loads(enrolled("receipts", "1").stdout)["pending"] == []
+
+
+def test_one_reference_can_be_removed(enrolled):
+    result = enrolled("artists", "remove", "Ada", "--reference", "1", "--yes")
+
+    assert (result.exit_code, receipt_of(result)["kind"]) == (0, "reference")
+    assert result.stderr == f"reference 1 of Ada ({enrolled.folder / 'Ada/song-0.wav'}): removed\n"
+    (artist,) = json.loads(enrolled("artists", "show", "Ada", "--json").stdout)
+    assert [reference["reference_id"] for reference in artist["references"]] == [2]
+    assert enrolled("check").exit_code == 0
+
+
+def test_a_reference_of_somebody_else_is_not_removed(enrolled):
+    result = enrolled("artists", "remove", "Ada", "--reference", "3", "--yes")
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "Error: reference 3: is not Ada's; `likeness artists show` lists them\n"
+
+
+def test_audio_kept_for_two_artists_outlives_the_first(enrolled):
+    duet = enrolled.sing("duet.wav", 3)
+    enrolled("enroll", "Cy", duet, "--consent", CONSENT, "--keep-audio")
+    enrolled("enroll", "Di", duet, "--consent", CONSENT, "--keep-audio", "--force", "sung by both")
+
+    assert enrolled("artists", "remove", "Cy", "--yes").exit_code == 0
 
     assert enrolled("check").exit_code == 0
     assert len(list((enrolled.home / "audio").iterdir())) == 1
-    enrolled("artists", "remove", "Bo", "--yes")
+    assert enrolled("artists", "remove", "Di", "--yes").exit_code == 0
     assert list((enrolled.home / "audio").iterdir()) == []
+
+
+# --- two persons ---
+
+
+def best_artist(cli, track) -> tuple[str, str | None]:
+    """The verdict on a track and the artist that it is most like."""
+    (scan,) = json.loads(cli("query", track, "--no-save", "--json").stdout)
+    return scan["verdict"], scan["matches"][0]["artist"] if scan["matches"] else None
+
+
+def test_references_are_approved_by_somebody_else(enrolled):
+    enrolled("config", "set", "require-two-persons", "on")
+    song, track = enrolled.sing("cy.wav", 3), enrolled.sing("t.wav", 3, song=1)
+    enroll = enrolled("enroll", "Cy", song, "--consent", CONSENT, "--as", "ida")
+    before = best_artist(enrolled, track)
+
+    by_herself = enrolled("artists", "approve", "Cy", "--as", "ida")
+    by_another = enrolled("artists", "approve", "Cy", "--as", "max")
+    again = enrolled("artists", "approve", "Cy", "--as", "max")
+
+    assert enroll.stderr.endswith(
+        '1 references are pending and not matched until somebody else approves them: `likeness artists approve "Cy"`\n'
+    )
+    assert before[1] != "Cy"
+    assert (by_herself.exit_code, by_herself.stderr) == (
+        1,
+        "Error: Cy: its 1 pending references were enrolled by ida, who cannot approve them too; somebody else has to "
+        "(--as NAME says who is at work)\n",
+    )
+    assert (by_another.exit_code, by_another.stdout, by_another.stderr) == (0, "", "Cy: 1 references approved\n")
+    assert best_artist(enrolled, track)[1] == "Cy"
+    assert (again.exit_code, again.stderr) == (1, "Error: Cy: no reference is pending; nothing to approve\n")
+    (artist,) = json.loads(enrolled("artists", "show", "Cy", "--json").stdout)
+    assert [(r["status"], r["enrolled_by"], r["approved_by"]) for r in artist["references"]] == [
+        ("active", "ida", "max")
+    ]
+    assert enrolled("check").exit_code == 0
+
+
+def test_what_one_enrolled_herself_stays_pending_beside_what_she_approves(enrolled):
+    enrolled("config", "set", "require-two-persons", "on")
+    for song, who in ((0, "ida"), (1, "max")):
+        enrolled("enroll", "Cy", enrolled.sing(f"{song}.wav", 3, song), "--consent", CONSENT, "--as", who)
+
+    result = enrolled("artists", "approve", "Cy", "--as", "max")
+
+    assert (result.exit_code, result.stderr) == (0, "Cy: 1 references approved; 1 wait for somebody else\n")
+
+
+# --- who is who ---
+
+
+def test_an_alias_leads_to_the_artist_until_it_is_undone(enrolled):
+    alias = enrolled("artists", "alias", "Ada", " DJ  Vale")
+    shown = json.loads(enrolled("artists", "show", "dj vale", "--json").stdout)
+    undone = enrolled("artists", "undo", "1")
+
+    assert (alias.exit_code, alias.stdout) == (0, "")
+    assert alias.stderr == "Ada: also called DJ Vale; `likeness artists undo 1` takes it back\n"
+    assert [(artist["name"], artist["aliases"]) for artist in shown] == [("Ada", ["DJ Vale"])]
+    assert (undone.exit_code, undone.stderr) == (0, "change 1: the alias of Ada is undone\n")
+    assert enrolled("artists", "show", "DJ Vale").exit_code == 1
+
+
+def test_show_names_the_aliases(enrolled):
+    for alias in ("DJ Vale", "A. V."):
+        enrolled("artists", "alias", "Ada", alias)
+
+    assert enrolled("artists", "show", "Ada").stderr.startswith("Ada, also called A. V., DJ Vale: active, enrolled 20")
+
+
+def test_a_merge_makes_two_artists_one_and_is_undone(enrolled):
+    track = enrolled.sing("t.wav", 2, song=3)
+    listed = enrolled("artists", "list", "--json").stdout
+    assert best_artist(enrolled, track) == ("flagged", "Bo")
+
+    merged = enrolled("artists", "merge", "Ada", "Bo")
+    while_merged = names(enrolled), best_artist(enrolled, track), enrolled("check").exit_code
+    undone = enrolled("artists", "undo", "1")
+
+    assert (merged.exit_code, merged.stdout) == (0, "")
+    assert re.fullmatch(
+        r"Ada: 4 references, \d templates, Bo among them; `likeness artists undo 1` takes it back\n", merged.stderr
+    )
+    assert while_merged == (["Ada"], ("flagged", "Ada"), 0)
+    assert (undone.exit_code, undone.stderr) == (0, "change 1: the merge of Ada is undone\n")
+    assert enrolled("artists", "list", "--json").stdout == listed
+    assert best_artist(enrolled, track) == ("flagged", "Bo")
+    assert enrolled("check").exit_code == 0
+
+
+def test_a_split_makes_references_another_artists_and_is_undone(cli):
+    songs = [cli.sing(f"{who}.wav", who, duration_s=12.0) for who in (1, 2)]  # of two persons, under one name
+    cli("enroll", "Ada", *songs, "--consent", CONSENT)
+    track = cli.sing("t.wav", 2, song=3)
+    assert best_artist(cli, track) == ("flagged", "Ada")
+
+    split = cli("artists", "split", "Ada", "2", "--into", "Bo")
+    while_split = names(cli), best_artist(cli, track), cli("check").exit_code
+    undone = cli("artists", "undo", "1")
+
+    assert (split.exit_code, split.stdout) == (0, "")
+    assert split.stderr == "Bo: 1 references that were Ada's; `likeness artists undo 1` takes it back\n"
+    assert while_split == (["Ada", "Bo"], ("flagged", "Bo"), 0)
+    assert (undone.exit_code, undone.stderr) == (0, "change 1: the split of Ada is undone\n")
+    assert (names(cli), best_artist(cli, track), cli("check").exit_code) == (["Ada"], ("flagged", "Ada"), 0)
+
+
+def test_changes_are_listed_with_who_made_them(enrolled):
+    assert enrolled("artists", "changes", "--json").stdout == "[]\n"
+    enrolled("artists", "alias", "Ada", "DJ Vale", "--as", "ida")
+    enrolled("artists", "alias", "Bo", "B. O.", "--as", "max")
+    enrolled("artists", "undo", "1")
+
+    table = enrolled("artists", "changes").stdout.splitlines()
+    rows = json.loads(enrolled("artists", "changes", "--json").stdout)
+    of_bo = json.loads(enrolled("artists", "changes", "Bo", "--json").stdout)
+
+    assert table[0].split() == ["change_id", "artist", "action", "changed_at", "changed_by", "undone_at"]
+    assert [(row["change_id"], row["artist"], row["changed_by"], row["undone_at"] is None) for row in rows] == [
+        (1, "Ada", "ida", False),
+        (2, "Bo", "max", True),
+    ]
+    assert of_bo == rows[1:]
+    assert rows[1]["detail"] == {"alias": "B. O."}
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["alias", "Ada", "Bo"], "Bo: is enrolled already; two artists cannot share a name"),
+        (["alias", "Ada", " "], "the artist's name is empty"),
+        (["merge", "Ada", "ada"], "ada: is Ada already; nothing to merge"),
+        (["merge", "Ada", "Zuzu"], "Zuzu: not enrolled; `likeness artists list` shows who is"),
+        (["split", "Ada", "1", "2", "--into", "Cy"], "Ada: all its references would go; rename it instead"),
+        (["split", "Ada", "1", "--into", "Bo"], "Bo: is enrolled already; split into a new name, then merge the two"),
+        (["split", "Ada", "3", "--into", "Cy"], "reference 3: is not Ada's, whose are 1, 2"),
+        (["undo", "5"], "change 5: there is none of that number; `likeness artists changes` lists them"),
+        (["approve", "Ada"], "Ada: no reference is pending; nothing to approve"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_nothing_is_changed(enrolled, command, message):
+    before = enrolled("export").stdout
+
+    result = enrolled("artists", *command)
+
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"Error: {message}\n")
+    assert enrolled("export").stdout == before

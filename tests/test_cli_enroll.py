@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -34,7 +35,10 @@ def test_enroll_says_what_became_of_each_recording(cli):
     assert head.split() == ["outcome", "path", "voiced_s", "duration_s", "n_windows", "reason"]
     assert set(line) == {"-", " "}
     assert [row.split()[:2] for row in rows] == [["enrolled", str(first)], ["enrolled", str(second)]]
-    assert result.stderr == "Ada: 2 references, 12 s of voice, 1 templates on record\n"
+    assert result.stderr == (
+        "Ada: 2 references, 12 s of voice, 1 templates on record\n"
+        "whether they are all of one voice is checked from the third reference on\n"
+    )
 
 
 def test_enroll_as_json_is_the_records(cli):
@@ -52,6 +56,9 @@ def test_enroll_as_json_is_the_records(cli):
         "voiced_s": record["voiced_s"],
         "n_windows": 2,
         "reference_id": 1,
+        "status": "active",
+        "own_norm_score": None,
+        "warnings": [],
         "similar_artist": None,
         "similar_norm_score": None,
     }
@@ -86,14 +93,75 @@ def test_the_same_recording_under_another_artist_is_refused_unless_forced(enroll
 
     refused = enrolled("enroll", "Cy", path, "--consent", CONSENT, "--json")
     artists = enrolled("artists", "list", "--json")
-    forced = enrolled("enroll", "Cy", path, "--consent", CONSENT, "--force", "--json")
+    forced = enrolled("enroll", "Cy", path, "--consent", CONSENT, "--force", "a duet", "--json")
 
     assert (refused.exit_code, forced.exit_code) == (3, 0)
     (record,) = json.loads(refused.stdout)
     assert record["outcome"] == "refused"
-    assert record["reason"] == "this recording is enrolled for Ada; --force enrolls it for Cy too"
+    assert record["reason"] == "this recording is enrolled for Ada; --force REASON enrolls it for Cy too"
     assert [artist["name"] for artist in json.loads(artists.stdout)] == ["Ada", "Bo"]
     assert json.loads(forced.stdout)[0]["outcome"] == "enrolled"
+    (artist,) = json.loads(enrolled("artists", "show", "Cy", "--json").stdout)
+    assert [reference["force_reason"] for reference in artist["references"]] == ["a duet"]
+
+
+@pytest.mark.parametrize("reason", [["--json"], ["--keep-audio"], [""], ["  "]])
+def test_force_wants_a_reason(cli, no_encoder, reason):
+    """An option that comes next is not taken for one."""
+    result = cli("enroll", "Ada", cli.sing("a.wav", 1), "--consent", CONSENT, "--force", *reason)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{reason[0]!r} is no reason; say in a few words why, such as --force 'a duet'" in result.stderr
+
+
+def test_a_third_recording_of_another_voice_is_refused_unless_forced_with_a_reason(enrolled):
+    other = enrolled.sing("bo.wav", 2, song=3)
+    listed = enrolled("artists", "list", "--json").stdout
+
+    refused = enrolled("enroll", "Ada", other, "--consent", CONSENT, "--json")
+    unchanged = enrolled("artists", "list", "--json").stdout == listed
+    forced = enrolled("enroll", "Ada", other, "--consent", CONSENT, "--force", "her low voice", "--json")
+
+    (record,) = json.loads(refused.stdout)
+    assert (refused.exit_code, record["outcome"], record["reference_id"], unchanged) == (3, "refused", None, True)
+    assert re.match(r"another voice: norm score -\d\.\d\d with Ada's other references, at least", record["reason"])
+    (marked,) = json.loads(forced.stdout)
+    check_units(marked)
+    assert (forced.exit_code, marked["outcome"]) == (0, "enrolled")
+    assert marked["warnings"] == [f"enrolled by force although: {record['reason']}"]
+    assert f"warning: {other}: enrolled by force although: another voice" in forced.stderr
+    assert "is checked from the third reference on" not in forced.stderr
+    shown = enrolled("artists", "show", "Ada").stdout
+    assert "her low voice" in shown
+    (artist,) = json.loads(enrolled("artists", "show", "Ada", "--json").stdout)
+    assert artist["references"][2]["own_norm_score"] == marked["own_norm_score"] < 0
+
+
+def test_a_recording_of_two_voices_is_refused_with_the_seconds(cli):
+    parts = [soundfile.read(cli.sing(f"{who}.wav", who, duration_s=20.0), dtype="int16")[0] for who in (1, 2)]
+    duet = cli.folder / "duet.wav"
+    soundfile.write(duet, np.concatenate(parts), RATE_HZ)
+
+    result = cli("enroll", "Ada", duet, "--consent", CONSENT, "--json")
+
+    assert result.exit_code == 3
+    (record,) = json.loads(result.stdout)
+    assert record["outcome"] == "refused"
+    assert record["reason"].startswith("two voices: the one at 0:22.0 to 0:40.0 has norm score -")
+    assert record["reason"].endswith("is expected of one voice. Cut it, or give --force REASON")
+    assert json.loads(cli("artists", "list", "--json").stdout) == []
+
+
+def test_who_enrolled_is_on_record(cli, monkeypatch):
+    cli("enroll", "Ada", cli.sing("1.wav", 1), "--consent", CONSENT, "--as", "ida")
+    monkeypatch.setenv("LIKENESS_AS", "max")
+    cli("enroll", "Ada", cli.sing("2.wav", 1, song=1), "--consent", CONSENT)
+    monkeypatch.delenv("LIKENESS_AS")
+    monkeypatch.setenv("LOGNAME", "kim")
+    cli("enroll", "Bo", cli.sing("3.wav", 2), "--consent", CONSENT)
+
+    (ada,), (bo,) = (json.loads(cli("artists", "show", name, "--json").stdout) for name in ("Ada", "Bo"))
+    assert [r["enrolled_by"] for r in ada["references"] + bo["references"]] == ["ida", "max", "kim"]
 
 
 def test_what_cannot_be_used_is_skipped_and_named(cli):
@@ -142,7 +210,9 @@ def test_without_a_consent_that_holds_nothing_is_begun(cli, no_encoder, options,
     assert not (cli.folder / "new").exists()
 
 
-@pytest.mark.parametrize(("name", "message"), [("  ", "is empty"), ("Ada\u202e", r"(U+202E)"), ("A" * 201, "201 char")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("  ", "is empty"), ("Ada\u202e", "(U+202E RIGHT-TO-LEFT OVERRIDE)"), ("A" * 201, "201 char")]
+)
 def test_a_name_that_cannot_be_shown_is_refused(cli, no_encoder, name, message):
     result = cli("enroll", name, cli.sing("a.wav", 1), "--consent", CONSENT)
 

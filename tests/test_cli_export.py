@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +70,39 @@ def test_an_export_that_fails_leaves_the_earlier_file(used, monkeypatch):
 
     assert path.read_text() == "earlier"
     assert not path.with_name("registry.jsonl.part").exists()
+
+
+def test_what_is_no_file_is_written_to_and_never_replaced(used):
+    fifo = used.folder / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+
+    result = used("export", "--output", fifo)
+
+    received = os.read(reader, 1 << 20).decode()
+    os.close(reader)
+    assert (result.exit_code, result.output) == (0, "")
+    assert received == used("export").stdout
+    assert fifo.is_fifo()
+    assert not fifo.with_name("fifo.part").exists()
+
+
+def test_an_export_that_a_full_device_refuses_is_refused(used):
+    """`/dev/full` takes nothing; root could replace it by a file."""
+    result = used("export", "--output", "/dev/full")
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "Error: /dev/full: cannot be written (No space left on device)\n"
+    assert Path("/dev/full").is_char_device()
+
+
+def test_a_name_too_long_for_a_part_beside_it_is_refused(used):
+    path = used.folder / ("x" * 253)
+
+    result = used("export", "--output", path)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"Error: {path}: cannot be written (File name too long)\n"
 
 
 def test_an_empty_registry_exports_nothing(cli):

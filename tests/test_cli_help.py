@@ -107,7 +107,7 @@ def test_an_unknown_command_is_wrong_usage():
     [
         (EncoderMismatch("this encoder is another"), 1, "Error: this encoder is another\n"),
         (StoreDamaged("a page is torn"), 4, "Error: a page is torn; run `likeness check`\n"),
-        (EncoderMismatch("\x1b[2Jgone\u202e\nnext"), 1, "Error: \\x1b[2Jgone\\u202e\nnext\n"),
+        (EncoderMismatch("\x1b[2Jgone\u202e\nnext"), 1, "Error: \\x1b[2Jgone\\u202e\\nnext\n"),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C\n"),
     ],
 )

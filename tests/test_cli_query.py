@@ -96,6 +96,7 @@ def test_a_track_that_cannot_be_used_is_in_the_output_with_its_reason(enrolled):
     first, scan, last = json.loads(as_json.stdout)
     assert first == {"path": str(gone), "kind": "missing", "reason": "there is no such file", "verdict": None}
     assert (scan["verdict"], last["kind"]) == ("clear", "not_a_file")
+    assert last["reason"] == "a folder, not a regular file; `likeness batch` examines whole folders"
     assert as_json.stderr == "2 of 3 tracks could not be used\n"
     assert as_text.stdout == f"FAILED  {gone}\n  there is no such file\n"
 

@@ -70,3 +70,64 @@ def test_a_track_that_was_never_examined_is_refused(enrolled, track):
 
     assert (result.exit_code, result.stdout) == (1, "")
     assert "no track with this path or content_id has been scanned here" in result.stderr
+
+
+@pytest.mark.parametrize("named_by", ["path", "content_id"])
+def test_a_track_is_removed_with_a_receipt(enrolled, named_by):
+    track, other = enrolled.sing("t.wav", 1, song=3), enrolled.sing("other.wav", 2, song=3)
+    enrolled("query", other)
+    (scan,) = json.loads(enrolled("query", track, "--json").stdout)
+
+    result = enrolled("tracks", "remove", scan[named_by], "--yes", "--as", "maria")
+
+    receipt = json.loads(result.stdout)
+    assert (result.exit_code, result.stderr) == (0, f"{scan[named_by]}: removed\n")
+    assert (receipt["kind"], receipt["by"], receipt["pending"]) == ("track", "maria", [])
+    assert receipt["removed"] == {"scans": 1, "matches": 2, "run_tracks": 0, "audit_payloads": 0}
+    assert scan["content_id"] not in result.stdout
+    assert enrolled("tracks", "show", scan[named_by]).exit_code == 1
+    assert enrolled("tracks", "show", other).exit_code == 0
+
+
+def test_a_track_that_is_an_enrolled_recording_too_can_be_removed(enrolled):
+    """What stays on record of its sound is the reference's."""
+    song = enrolled.folder / "Ada/song-0.wav"
+    (scan,) = json.loads(enrolled("query", song, "--json").stdout)
+
+    result = enrolled("tracks", "remove", song, "--yes")
+
+    assert (result.exit_code, json.loads(result.stdout)["pending"]) == (0, [])
+    (artist,) = json.loads(enrolled("artists", "show", "Ada", "--json").stdout)
+    assert artist["references"][0]["content_id"] == scan["content_id"]
+
+
+def test_a_track_that_could_not_be_read_can_be_removed(enrolled):
+    """Also where its path is a part of another one's."""
+    for name in ("text.wav", "also-text.wav"):
+        (enrolled.folder / "in").mkdir(exist_ok=True)
+        (enrolled.folder / "in" / name).write_text("not audio")
+    enrolled("batch", enrolled.folder / "in")
+
+    result = enrolled("tracks", "remove", enrolled.folder / "in/text.wav", "--yes")
+
+    assert (result.exit_code, json.loads(result.stdout)["removed"]["run_tracks"]) == (0, 1)
+    assert [Path(row["path"]).name for row in enrolled.rows("SELECT path FROM run_tracks")] == ["also-text.wav"]
+
+
+@pytest.mark.parametrize("answer", ["n\n", ""])
+def test_a_track_is_not_removed_without_a_yes(enrolled, answer):
+    track = enrolled.sing("t.wav", 1, song=3)
+    enrolled("query", track)
+
+    result = enrolled("tracks", "remove", track, stdin=answer)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"Remove all that is on record of track {track}?" in result.stderr
+    assert enrolled("tracks", "show", track).exit_code == 0
+
+
+def test_a_track_that_was_never_examined_cannot_be_removed(enrolled):
+    result = enrolled("tracks", "remove", "never.wav", "--yes")
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "Error: never.wav: no track with this path or content_id has been scanned here\n"

@@ -84,7 +84,7 @@ def test_a_damaged_template_is_named(enrolled):
 
 
 def test_audio_that_was_kept_and_is_gone_is_named(enrolled):
-    enrolled("enroll", "Ada", enrolled.sing("k.wav", 1, song=3), "--consent", CONSENT, "--keep-audio")
+    enrolled("enroll", "Cy", enrolled.sing("k.wav", 3), "--consent", CONSENT, "--keep-audio")
     (kept,) = (enrolled.home / "audio").iterdir()
     kept.rename(kept.with_name("stray.wav"))
 
@@ -109,6 +109,16 @@ def test_a_database_with_a_torn_page_is_damaged_not_ours(enrolled):
 
     assert result.exit_code == 4
     assert "database" in result.stdout or "likeness check" in result.stderr
+
+
+def test_a_changed_audit_is_found(enrolled):
+    with enrolled.store() as store, store.writing():
+        store.db.execute("UPDATE audit SET at = '2020-01-01T00:00:00Z' WHERE seq = 3")
+
+    result = enrolled("check", "--json")
+
+    assert result.exit_code == 4
+    assert json.loads(result.stdout) == [{"where": "audit", "problem": "entry 3 was changed"}]
 
 
 @pytest.mark.parametrize("command", [["check"], ["artists", "list"], ["query", "x.wav"], ["rebuild-index"]])

@@ -6,7 +6,21 @@ import pytest
 
 from embeddings.errors import ModelDamaged, ModelUnavailable, ModelUntrusted
 from embeddings.model_dir import find_model, model_digest
-from registry.config import choose_encoder, encoder_source, trusted_models
+from registry import audit
+from registry.config import (
+    FLAGGED_RETENTION_DAYS,
+    REQUIRE_TWO_PERSONS,
+    RETENTION_DAYS,
+    SETTINGS,
+    change_setting,
+    choose_encoder,
+    encoder_source,
+    flagged_retention_days,
+    require_two_persons,
+    retention_days,
+    trusted_models,
+    value_text,
+)
 from tests.fakes import write_fake_model
 
 
@@ -80,3 +94,58 @@ def test_a_damaged_built_in_encoder_is_refused(store, monkeypatch, model):
 
     with pytest.raises(ModelDamaged, match="reinstall likeness"):
         choose_encoder(store, "house", trust=True)
+
+
+def test_settings_are_off_until_the_owner_changes_them(store):
+    assert (require_two_persons(store), retention_days(store), flagged_retention_days(store)) == (False, None, None)
+
+
+def test_a_setting_stays_as_it_was_set_and_the_audit_says_who_changed_what(store):
+    store.actor = "ines"
+    change_setting(store, RETENTION_DAYS, 90)
+    change_setting(store, RETENTION_DAYS, None)
+    change_setting(store, FLAGGED_RETENTION_DAYS, 365)
+    change_setting(store, REQUIRE_TWO_PERSONS, True)
+
+    assert (require_two_persons(store), retention_days(store), flagged_retention_days(store)) == (True, None, 365)
+    assert [(entry.action, entry.payload) for entry in audit.entries(store)] == [
+        ("config.set", {"key": "retention-days", "from": None, "to": 90, "by": "ines"}),
+        ("config.set", {"key": "retention-days", "from": 90, "to": None, "by": "ines"}),
+        ("config.set", {"key": "flagged-retention-days", "from": None, "to": 365, "by": "ines"}),
+        ("config.set", {"key": "require-two-persons", "from": False, "to": True, "by": "ines"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("require-two-persons", "on", True),
+        ("require-two-persons", "off", False),
+        ("retention-days", "1", 1),
+        ("retention-days", "36500", 36500),
+        ("flagged-retention-days", "none", None),
+    ],
+)
+def test_a_value_is_shown_as_it_is_typed(key, text, value):
+    parsed = SETTINGS[key].parse(text)
+
+    assert (parsed, type(parsed)) == (value, type(value))
+    assert value_text(parsed) == text
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "match"),
+    [
+        ("require-two-persons", "yes", "is either on or off"),
+        ("require-two-persons", "", "is either on or off"),
+        ("retention-days", "0", "a whole number of days from 1 to 36500, or none"),
+        ("retention-days", "36501", "a whole number of days from 1 to 36500, or none"),
+        ("retention-days", "-1", "a whole number of days"),
+        ("retention-days", "1.5", "a whole number of days"),
+        ("retention-days", "\u0661", "a whole number of days"),  # a digit, but not one that everybody reads
+        ("flagged-retention-days", "off", "a whole number of days"),
+    ],
+)
+def test_a_value_that_is_none_of_the_allowed_is_refused(key, text, match):
+    with pytest.raises(ValueError, match=match):
+        SETTINGS[key].parse(text)

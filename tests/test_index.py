@@ -405,12 +405,13 @@ def test_the_file_is_a_json_line_and_the_faiss_bytes(index_path, ids, vectors):
     line, _, body = index_path.read_bytes().partition(b"\n")
 
     assert json.loads(line) == {
-        "format": "likeness-index 1",
+        "format": "likeness-index 2",
         "store_revision": REVISION,
         "encoder_id": ENCODER,
         "n": 40,
         "dim": DIM,
         "ids_sha256": hashlib.sha256(ids.tobytes()).hexdigest(),
+        "sealed": False,
         "body_sha256": hashlib.sha256(body).hexdigest(),
     }
     assert faiss.deserialize_index(np.frombuffer(body, dtype=np.uint8)).ntotal == 40
@@ -619,9 +620,9 @@ def test_a_sound_index_is_opened_without_a_word_and_without_reading_the_store(in
         (lambda path: path.write_bytes(b"\x00" * 10**6), IndexDamaged, "does not begin with a JSON header"),
         (lambda path: path.write_bytes(b"[" * 4000 + b"\n"), IndexDamaged, "does not begin with a JSON header"),
         (lambda path: path.write_bytes(b"[1]\n"), IndexDamaged, "does not begin with a JSON header"),
-        (lambda path: path.write_bytes(b'{"format": "likeness-index 1"}\n'), IndexDamaged, "not as it was written"),
+        (lambda path: path.write_bytes(b'{"format": "likeness-index 2"}\n'), IndexDamaged, "not as it was written"),
         (lambda path: path.write_bytes(path.read_bytes().replace(b": ", b":\t", 1)), IndexDamaged, "as it was written"),
-        (lambda path: path.write_bytes(b'{"format": "likeness-index 2"}\n'), StaleIndex, "'likeness-index 2', this"),
+        (lambda path: path.write_bytes(b'{"format": "likeness-index 1"}\n'), StaleIndex, "'likeness-index 1', this"),
         (lambda path: path.write_bytes(b'{"format": "\\n\\u001b[2J"}\n'), StaleIndex, r"format is '\\n\\x1b\[2J'"),
         (lambda path: (path.unlink(), path.mkdir()), IndexDamaged, "Is a directory"),
         (lambda path: (path.unlink(), os.mkfifo(path)), IndexDamaged, "it is not a regular file"),
@@ -815,3 +816,160 @@ def test_errors_survive_the_way_between_processes(error):
     copy = pickle.loads(pickle.dumps(error))
 
     assert (type(copy), str(copy), copy.exit_code) == (type(error), str(error), error.exit_code)
+
+
+# --- sealed, as in an encrypted registry ---
+
+
+KEY = bytes(range(32))
+
+
+@pytest.fixture
+def sealed_path(tmp_path, index) -> Path:
+    path = tmp_path / "sealed.faiss"
+    write_index(index, path, REVISION, ENCODER, KEY)
+    return path
+
+
+def test_a_sealed_index_comes_back_from_its_file(sealed_path, ids, vectors):
+    loaded = load_index(sealed_path, REVISION, ENCODER, KEY)
+
+    np.testing.assert_array_equal(loaded.reconstruct(ids), vectors)
+    assert_same_answers(loaded, ids, vectors)
+
+
+def test_a_sealed_file_is_a_json_line_and_bytes_that_show_no_vector(sealed_path, ids, vectors):
+    content = sealed_path.read_bytes()
+
+    assert json.loads(content.partition(b"\n")[0]) == {
+        "format": "likeness-index 2",
+        "store_revision": REVISION,
+        "encoder_id": ENCODER,
+        "n": 40,
+        "dim": DIM,
+        "ids_sha256": hashlib.sha256(ids.tobytes()).hexdigest(),
+        "sealed": True,
+        "body_sha256": "",
+    }
+    assert not any(vector.tobytes()[:8] in content for vector in vectors)
+
+
+def test_no_vector_is_written_in_plain_on_the_way(tmp_path, index, vectors, monkeypatch):
+    """Seen by whoever looks at the folder just before the file is in its place."""
+    seen = []
+
+    def stop(descriptor):
+        seen.extend(path.read_bytes() for path in tmp_path.iterdir())
+        raise KeyboardInterrupt("Ctrl-C")
+
+    monkeypatch.setattr("registry.index.os.fsync", stop)
+
+    with pytest.raises(KeyboardInterrupt, match="Ctrl-C"):
+        write_index(index, tmp_path / "index", REVISION, ENCODER, KEY)
+
+    assert [len(content) > vectors.nbytes for content in seen] == [True]
+    assert not any(vector.tobytes()[:8] in content for vector in vectors for content in seen)
+    assert names_in(tmp_path) == []
+
+
+def test_a_sealed_index_of_several_chunks_comes_back(tmp_path):
+    vectors = unit_vectors(3_000, dim=192)
+    index = VectorIndex(192)
+    index.add(np.arange(3_000), vectors)
+    write_index(index, tmp_path / "index", REVISION, ENCODER, KEY)
+
+    loaded = load_index(tmp_path / "index", REVISION, ENCODER, KEY)
+
+    np.testing.assert_array_equal(loaded.reconstruct(np.arange(3_000)), vectors)
+
+
+def test_an_empty_sealed_index_comes_back_empty(tmp_path):
+    write_index(VectorIndex(DIM), tmp_path / "index", 0, ENCODER, KEY)
+
+    assert len(load_index(tmp_path / "index", 0, ENCODER, KEY)) == 0
+
+
+@pytest.mark.parametrize(
+    ("written_with", "opened_with", "reason"),
+    [
+        (KEY, None, "it is encrypted, the registry is not encrypted"),
+        (None, KEY, "it is not encrypted, the registry is encrypted"),
+    ],
+)
+def test_sealed_where_the_registry_is_not_or_the_other_way_round_is_stale_and_rebuilt(
+    tmp_path, index, ids, vectors, written_with, opened_with, reason
+):
+    path, said = tmp_path / "index", []
+    write_index(index, path, REVISION, ENCODER, written_with)
+
+    with pytest.raises(StaleIndex, match=reason):
+        load_index(path, REVISION, ENCODER, opened_with)
+    opened = open_index(path, REVISION, ENCODER, lambda: (ids, vectors), said.append, opened_with)
+
+    assert_same_answers(opened, ids, vectors)
+    assert said == [f"{path}: {reason}; rebuilding the index from the store"]
+    assert_same_answers(load_index(path, REVISION, ENCODER, opened_with), ids, vectors)
+
+
+def test_an_index_sealed_with_another_key_is_damage_and_rebuilt(sealed_path, ids, vectors):
+    said: list[str] = []
+    with pytest.raises(IndexDamaged, match="its content does not open with the registry's key"):
+        load_index(sealed_path, REVISION, ENCODER, bytes(32))
+
+    opened = open_index(sealed_path, REVISION, ENCODER, lambda: (ids, vectors), said.append, bytes(32))
+
+    assert_same_answers(opened, ids, vectors)
+    assert said == [
+        f"{sealed_path}: its content does not open with the registry's key; rebuilding the index from the store"
+    ]
+    assert len(load_index(sealed_path, REVISION, ENCODER, bytes(32))) == 40
+
+
+def test_no_flipped_byte_of_a_sealed_file_is_ever_loaded(sealed_path):
+    """Of the header too: the content opens only behind the header that it was written with."""
+    n_bytes = sealed_path.stat().st_size
+    n_header_bytes = sealed_path.read_bytes().index(b"\n") + 1
+
+    for position in [*range(n_header_bytes), *range(n_header_bytes, n_bytes, 17), n_bytes - 1]:
+        original = flip(sealed_path, position, 0x01)
+        with pytest.raises(IndexUnusable, match=r"sealed\.faiss: .+; run `likeness rebuild-index`"):
+            load_index(sealed_path, REVISION, ENCODER, KEY)
+        sealed_path.write_bytes(original)
+
+    assert len(load_index(sealed_path, REVISION, ENCODER, KEY)) == 40
+
+
+@pytest.mark.parametrize("changes", [{"ids_sha256": "0" * 64}, {"body_sha256": "0" * 64}, {"n": 39}])
+def test_a_sealed_index_opens_only_behind_its_own_header(sealed_path, changes):
+    line, _, body = sealed_path.read_bytes().partition(b"\n")
+    sealed_path.write_bytes(json.dumps(json.loads(line) | changes).encode() + b"\n" + body)
+
+    with pytest.raises(IndexDamaged, match="its content does not open with the registry's key"):
+        load_index(sealed_path, REVISION, ENCODER, KEY)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda content: content[:-1], "does not open with the registry's key"),
+        (lambda content: content[:500], "bytes follow its header, but 40 vectors of 16 dimensions take 2928 to 3952"),
+        (lambda content: content + b"x", "does not open with the registry's key"),
+        (lambda content: content + bytes(10**6), "bytes follow its header, but 40 vectors of 16 dimensions take"),
+    ],
+)
+def test_a_sealed_file_of_another_length_is_damage(sealed_path, damage, reason):
+    sealed_path.write_bytes(damage(sealed_path.read_bytes()))
+
+    with pytest.raises(IndexDamaged, match=reason):
+        load_index(sealed_path, REVISION, ENCODER, KEY)
+
+
+def test_without_a_key_nothing_of_cryptography_is_imported(index_path):
+    code = f"""
+import sys
+from pathlib import Path
+from registry.index import load_index
+load_index(Path({str(index_path)!r}), {REVISION}, {ENCODER!r})
+sys.exit('cryptography' in sys.modules)"""
+
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0

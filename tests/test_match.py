@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,7 +10,11 @@ import pytest
 
 from registry import match as match_module
 from registry import scoring
+from registry import store as store_module
+from registry.config import REQUIRE_TWO_PERSONS, change_setting
+from registry.erasure import erase_artist, erase_reference
 from registry.errors import EncoderMismatch, NoThreshold
+from registry.identity import rename_artist
 from registry.match import (
     CANDIDATES,
     KEPT_EVIDENCE,
@@ -19,15 +24,20 @@ from registry.match import (
     index_path,
     write_store_index,
 )
-from registry.records import Consent, Evidence, NewTemplate
+from registry.records import Consent, Evidence
+from registry.references import approve_references
+from registry.rights import add_consent, withdraw_consent
 from registry.scoring import COHORT_TOP, SECTION_WINDOWS
+from registry.store import Store
 from registry.verdict import likeness_in_words
 from tests.fakes import (
     COHORT_ID,
     DIM,
     ENCODER_ID,
     THRESHOLD,
+    add_reference,
     enroll_vectors,
+    files_holding,
     make_matcher,
     make_voiceprint,
     singer,
@@ -105,37 +115,20 @@ def test_at_most_five_artists_are_kept(store, encoder):
     assert [match.norm_score for match in matches] == sorted((match.norm_score for match in matches), reverse=True)
 
 
-def enroll_crowd(store, encoder, n_artists: int) -> np.ndarray:
+def enroll_crowd(store, n_artists: int) -> np.ndarray:
     """Artists with two templates each, written without the work of enrolling; returns (n_artists, DIM) voices."""
     voices = unit(np.random.default_rng(0).standard_normal((n_artists, DIM)))
     with store.writing():
-        store.bind_encoder(encoder)
         for k, voice in enumerate(voices):
             vectors = unit(voice + 0.05 * np.random.default_rng(k).standard_normal((2, DIM)))
-            artist_id = store.add_artist(f"artist {k}")
-            reference_id = store.add_reference(
-                artist_id,
-                store.add_consent(artist_id, Consent("r")),
-                path=f"/music/{k}.wav",
-                kept_path=None,
-                content_id=f"{k:064d}",
-                duration_s=6.0,
-                voiced_s=6.0,
-                vectors=vectors,
-                times=np.array([[0.0, 4.0], [2.0, 6.0]]),
-                forced=False,
-            )
-            store.replace_templates(
-                artist_id,
-                [NewTemplate(vector, reference_id, 2.0 * i, 2.0 * i + 4, 1) for i, vector in enumerate(vectors)],
-            )
+            add_reference(store, f"artist {k}", vectors, content_id=f"{k:064d}", templates=vectors)
     return voices
 
 
 def test_with_many_artists_the_index_finds_the_same_as_all_scores_would(store, encoder, monkeypatch):
     """Also where the crowd of expired artists, who are still in the index, would push others out of its answer."""
     n_artists = CANDIDATES + 60
-    voices = enroll_crowd(store, encoder, n_artists)
+    voices = enroll_crowd(store, n_artists)
     with store.writing():
         store.db.execute("UPDATE consents SET expires_at = ? WHERE artist_id % 10 = 0", [PAST])
     by_index, _ = make_matcher(store, encoder)
@@ -172,7 +165,7 @@ def test_an_expired_artist_in_the_index_is_not_taken_for_the_next_one(store, enc
 
 
 def test_only_candidates_are_scored(store, encoder, monkeypatch):
-    voices = enroll_crowd(store, encoder, 30)
+    voices = enroll_crowd(store, 30)
     monkeypatch.setattr(match_module, "CANDIDATES", 3)
     monkeypatch.setattr(match_module, "NEIGHBOURS", 20)
     n_groups = []
@@ -210,6 +203,7 @@ def test_evidence_points_at_the_seconds_that_are_alike(store, encoder):
     assert bo.evidence[0] == Evidence(
         track_start_s=2.0 * best,
         track_end_s=2.0 * best + 4,
+        reference_id=2,
         reference="/music/Bo.wav",
         reference_start_s=float(gallery.start_s[row]),
         reference_end_s=float(gallery.start_s[row]) + 4,
@@ -245,9 +239,13 @@ def test_artists_whose_consent_is_over_are_left_out_and_said(store, encoder):
 
     matcher, said = make_matcher(store, encoder)
 
-    assert matcher.n_artists == 1
+    assert (matcher.n_artists, matcher.n_not_matched) == (1, 1)
     assert [match.artist for match in matcher.match(make_voiceprint(singer(0)))] == ["Bo"]
-    assert [line for line in said if line.startswith("Ada: not matched, the consent on record has expired")] == said[1:]
+    assert said[1:] == [
+        f"Ada: not matched, the consent on record expired on {PAST}; `likeness consents add` records another"
+    ]
+    scan = matcher.scan("a.wav", make_voiceprint(singer(0)))
+    assert (scan.n_artists, scan.n_not_matched) == (1, 1)
 
 
 def test_a_registry_of_expired_artists_clears_and_says_that_there_was_nobody(store, encoder):
@@ -257,7 +255,8 @@ def test_a_registry_of_expired_artists_clears_and_says_that_there_was_nobody(sto
 
     scan = make_matcher(store, encoder)[0].scan("a.wav", make_voiceprint(singer(0)))
 
-    assert (scan.verdict, scan.reason, scan.n_artists) == ("clear", "there is no artist to match with", 0)
+    assert (scan.verdict, scan.reason) == ("clear", "there is no artist to match with")
+    assert (scan.n_artists, scan.n_not_matched) == (0, 1)
 
 
 def test_before_anybody_is_enrolled_a_track_is_clear_and_nothing_is_written(store, encoder):
@@ -273,7 +272,7 @@ def test_a_matcher_is_pinned_to_the_registry_as_it_was(store, encoder):
     enroll_vectors(store, encoder, "Ada", singer(0))
     matcher, _ = make_matcher(store, encoder)
     enroll_vectors(store, encoder, "Bo", singer(1))
-    store.rename_artist("Ada", "Ada Vale")
+    rename_artist(store, "Ada", "Ada Vale")
 
     scan = matcher.scan("a.wav", make_voiceprint(singer(1)))
 
@@ -284,11 +283,102 @@ def test_a_matcher_is_pinned_to_the_registry_as_it_was(store, encoder):
 def test_a_reference_that_was_removed_since_is_not_named(store, encoder):
     enroll_vectors(store, encoder, "Ada", singer(0))
     matcher, _ = make_matcher(store, encoder)
-    store.remove_artist("Ada")
+    erase_reference(store, "Ada", 1, print)
 
     (match,) = matcher.match(make_voiceprint(singer(0)))
 
-    assert {item.reference for item in match.evidence} == {"(removed)"}
+    assert {(item.reference_id, item.reference) for item in match.evidence} == {(1, "(removed)")}
+
+
+def test_pending_references_are_not_matched(store, encoder):
+    change_setting(store, REQUIRE_TWO_PERSONS, True)
+    enroll_vectors(store, encoder, "Ada", singer(0))
+    pending, _ = make_matcher(store, encoder)
+    store.actor = "ida"
+    approve_references(store, "Ada")
+    approved, _ = make_matcher(store, encoder)
+
+    assert (pending.n_artists, pending.n_not_matched, approved.n_artists) == (0, 0, 1)
+
+
+# --- what ends while a batch runs ---
+
+
+def test_a_consent_that_is_withdrawn_meanwhile_ends_the_matching_at_once(store, encoder):
+    enroll_vectors(store, encoder, "Ada", singer(0))
+    enroll_vectors(store, encoder, "Bo", singer(1))
+    matcher, said = make_matcher(store, encoder)
+    with Store(store.home) as other:  # another process, while a batch runs
+        withdraw_consent(other, "Ada")
+    before = [match.artist for match in matcher.match(make_voiceprint(singer(0)))]
+
+    matcher.refresh()
+    matcher.refresh()
+
+    assert before == ["Ada", "Bo"]
+    assert [match.artist for match in matcher.match(make_voiceprint(singer(0)))] == ["Bo"]
+    assert (matcher.n_artists, matcher.n_not_matched, matcher.store_revision) == (1, 1, 2)
+    (line,) = [line for line in said if line.startswith("Ada")]  # said once
+    assert re.fullmatch(
+        r"Ada: not matched, the consent on record was withdrawn on 20\S+Z; `likeness consents add` records another",
+        line,
+    )
+
+
+def test_a_consent_that_is_given_again_brings_the_artist_back(store, encoder):
+    """Nothing of what is matched has changed, so the run's pin holds."""
+    enroll_vectors(store, encoder, "Ada", singer(0))
+    matcher, _ = make_matcher(store, encoder)
+    before = matcher.match(make_voiceprint(singer(0)))
+    withdraw_consent(store, "Ada")
+    matcher.refresh()
+    assert matcher.match(make_voiceprint(singer(0))) == ()
+    with store.writing():
+        add_consent(store, 1, Consent("release-2"))
+
+    matcher.refresh()
+
+    assert matcher.match(make_voiceprint(singer(0))) == before
+    assert (matcher.n_artists, matcher.n_not_matched) == (1, 0)
+
+
+def test_a_consent_that_expires_meanwhile_ends_the_matching(store, encoder, monkeypatch):
+    """Nobody writes anything at that moment; the clock alone says so."""
+    enroll_vectors(store, encoder, "Ada", singer(0), consent=Consent("r", "2999-06-01T00:00:00Z"))
+    matcher, _ = make_matcher(store, encoder)
+    for module in (match_module, store_module):
+        monkeypatch.setattr(module, "now", lambda: "2999-06-01T00:00:00Z")
+
+    matcher.refresh()
+
+    assert matcher.match(make_voiceprint(singer(0))) == ()
+    assert (matcher.n_artists, matcher.n_not_matched) == (0, 1)
+
+
+def test_an_artist_who_is_removed_meanwhile_is_not_matched_and_not_spoken_of(store, encoder):
+    enroll_vectors(store, encoder, "Ada", singer(0))
+    enroll_vectors(store, encoder, "Bo", singer(1))
+    matcher, said = make_matcher(store, encoder)
+    erase_artist(store, "Ada", print)
+    n_said = len(said)
+
+    matcher.refresh()
+
+    assert [match.artist for match in matcher.match(make_voiceprint(singer(0)))] == ["Bo"]
+    assert (matcher.n_artists, matcher.n_not_matched, said[n_said:]) == (1, 0, [])
+
+
+def test_artists_enrolled_meanwhile_stay_out(store, encoder):
+    enroll_vectors(store, encoder, "Ada", singer(0))
+    matcher, _ = make_matcher(store, encoder)
+    enroll_vectors(store, encoder, "Bo", singer(1))
+
+    matcher.refresh()
+
+    assert [match.artist for match in matcher.match(make_voiceprint(singer(1)))] == ["Ada"]
+
+
+# --- the index ---
 
 
 @pytest.mark.usefixtures("four_artists")
@@ -314,6 +404,26 @@ def test_a_damaged_index_changes_no_answer(store, encoder, monkeypatch):
 
     assert matcher.match(track) == sound
     assert ["rebuilding the index from the store" in line for line in said] == [True]
+
+
+def test_an_encrypted_registry_matches_as_a_plain_one_with_a_sealed_index(
+    encrypted_store, encoder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(match_module, "CANDIDATES", 2)
+    track = make_voiceprint(singer(1, seed=5))
+    found = []
+    with Store(tmp_path / "plain", create=True) as plain:
+        for store in (plain, encrypted_store):
+            for k, name in enumerate(["Ada", "Bo", "Cy"]):
+                enroll_vectors(store, encoder, name, singer(k, 12, spread=0.4, seed=k))
+            write_store_index(store, print)
+            matcher, said = make_matcher(store, encoder)
+            found.append((matcher.match(track), said))
+        needle = plain.gallery().vectors[0][2:6].tobytes()
+
+        assert found[0] == found[1]
+        assert files_holding(plain.home, needle) != []
+        assert files_holding(encrypted_store.home, needle) == []
 
 
 # --- verdicts ---
@@ -345,6 +455,7 @@ def test_a_scan_says_what_was_decided_on_what_grounds(store, encoder):
         matches=(),
         scan_id=None,
         run_id=7,
+        n_not_matched=0,
     )
     assert scan.matches == matcher.match(voiceprint)
     json.dumps(scan.as_dict())
@@ -456,7 +567,7 @@ def test_write_store_index_counts_what_it_wrote_and_removes_what_it_could_not_re
 
     assert (write_store_index(store, said.append), said) == (n_templates, [])
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(match_module, "write_index", fail)

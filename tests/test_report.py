@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import csv
+import io
 import unicodedata
 from dataclasses import replace
 
 import pytest
 
 from registry.records import Evidence, Match, Scan, Unusable
-from registry.report import clock, printable, scan_text, table_text
+from registry.report import SCAN_COLUMNS, clock, csv_text, printable, scan_row, scan_text, table_text
 
 SCAN = Scan(
     path="in/suspect.mp3",
@@ -24,8 +26,10 @@ SCAN = Scan(
     content_id="0" * 64,
     scanned_at="2026-01-02T03:04:05Z",
     matches=(
-        Match(1, 7, "Ada", 0.714, 4.91, 1.25, "more probable if ...", (Evidence(61.5, 65.5, "/m/a.wav", 4, 8, 0.81),)),
-        Match(2, 9, "Bo", 0.4, 1.2, -0.5, "slightly more probable if ...", (Evidence(0, 4, "/m/b.wav", 0, 4, 0.5),)),
+        Match(
+            1, 7, "Ada", 0.714, 4.91, 1.25, "more probable if ...", (Evidence(61.5, 65.5, 1, "/m/a.wav", 4, 8, 0.81),)
+        ),
+        Match(2, 9, "Bo", 0.4, 1.2, -0.5, "slightly more probable if ...", (Evidence(0, 4, 2, "/m/b.wav", 0, 4, 0.5),)),
     ),
 )
 
@@ -106,9 +110,31 @@ def test_text_in_any_script_is_shown_as_it_is(text):
     assert printable(text) == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627",  # a Persian name of two words written as one
+        "\u06f1\u06f0\u200c\u0633\u0627\u0644\u0647",  # Persian, behind digits
+        "mp3\u200c\u0647\u0627",  # Persian plural of a Latin word
+        "\u09b0\u200d\u09cd\u09af\u09be\u09aa",  # Bengali "rap", before a virama
+        "\u0d05\u0d35\u0d28\u0d4d\u200d",  # Malayalam, at the end of a word, behind a virama
+        "\U0001f469\U0001f3fd\u200d\U0001f3a4",  # the emoji of a singer
+    ],
+)
+def test_joiners_inside_a_word_are_shown_as_they_are(text):
+    assert printable(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["Ad\u200da", "Ad\u200ca", "\u200cAda", "Ada\u200d", "\u0639 \u200c\u0631", "\u0639\u200c"]
+)
+def test_joiners_that_join_nothing_are_escaped(text):
+    assert printable(text) == text.replace("\u200c", "\\u200c").replace("\u200d", "\\u200d")
+
+
 def test_every_place_where_strangers_text_is_shown_is_escaped():
     bad = "\x1b]0;\u202e\n"
-    evidence = Evidence(0, 4, bad, 0, 4, 0.5)
+    evidence = Evidence(0, 4, 2, bad, 0, 4, 0.5)
     scan = replace(
         SCAN,
         path=bad,
@@ -152,3 +178,90 @@ def test_a_table_has_a_column_for_each_key_asked_for():
 
 def test_a_table_without_rows_is_nothing():
     assert table_text([], ["name"]) == ""
+
+
+# -- CSV ---------------------------------------------------------------------------------------------------------------
+
+
+def cells(rows: list[dict], columns: list[str] | tuple[str, ...] = ()) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(csv_text(rows, columns)), strict=True))
+
+
+def test_csv_has_a_header_and_keeps_numbers_and_text():
+    rows = [
+        {"name": 'Ada "V", jr.', "voiced_s": 12.345, "kept": None, "left_out": 1},
+        {"name": "Zo\u00e9; \u674e\u5a1c", "voiced_s": -3.0, "kept": True},
+    ]
+
+    assert csv_text(rows, ["name", "voiced_s", "kept"]) == (
+        'name,voiced_s,kept\n"Ada ""V"", jr.",12.345,\nZo\u00e9; \u674e\u5a1c,-3.0,True\n'
+    )
+
+
+def test_csv_without_columns_has_all_keys_and_nested_values_as_json():
+    assert cells([{"a": 1, "b": [{"c": "\u202e"}]}, {"a": 2, "d": {}}]) == [
+        ["a", "b", "d"],
+        ["1", '[{"c": "\\u202e"}]', ""],
+        ["2", "", "{}"],
+    ]
+
+
+def test_csv_of_nothing_is_its_header():
+    assert csv_text([], ["a", "b"]) == "a,b\n"
+    assert csv_text([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+49 30", "'+49 30"),
+        ("-1.5", "'-1.5"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\uff1d1+1", "'\uff1d1+1"),  # full width
+        ("a;=1+1", "a;'=1+1"),  # a cell of its own where a semicolon parts them
+        ("\t=1+1", "\\t=1+1"),
+        ("\r=1+1", "\\r=1+1"),
+        ("a\n=1+1", "a\\n=1+1"),
+        ("\x1b[2J\u202e", "\\x1b[2J\\u202e"),
+        (["=1"], '["=1"]'),
+        ("Ada-Vale = 1", "Ada-Vale = 1"),
+        ("'=1", "'=1"),
+    ],
+)
+def test_no_cell_of_csv_is_a_formula_or_steers_a_terminal(text, cell):
+    assert cells([{"title": text}]) == [["title"], [cell]]
+
+
+def test_a_scan_as_csv_is_one_row_with_its_best_artist():
+    header, flagged, failed = cells([scan_row(SCAN), scan_row(Unusable("in/x.wav", "empty", "0 bytes"))], SCAN_COLUMNS)
+
+    assert dict(zip(header, flagged, strict=True)) == {
+        "path": "in/suspect.mp3",
+        "verdict": "flagged",
+        "kind": "",
+        "reason": SCAN.reason,
+        "artist": "Ada",
+        "norm_score": "4.91",
+        "llr": "1.25",
+        "likeness": "more probable if ...",
+        "threshold": "4.4",
+        "track_start_s": "61.5",
+        "track_end_s": "65.5",
+        "reference": "/m/a.wav",
+        "reference_start_s": "4",
+        "reference_end_s": "8",
+        "voiced_s": "128.0",
+        "duration_s": "215.31",
+        "n_artists": "12",
+        "scanned_at": "2026-01-02T03:04:05Z",
+        "scan_id": "",
+        "run_id": "",
+        "content_id": "0" * 64,
+        "encoder_id": "f" * 64,
+    }
+    assert {name: value for name, value in zip(header, failed, strict=True) if value} == {
+        "path": "in/x.wav",
+        "kind": "empty",
+        "reason": "0 bytes",
+    }

@@ -1,0 +1,318 @@
+"""Kill the processes of batches and enrolments, and see whether anything is lost, doubled or unsound afterwards.
+
+`Trial` is a registry with tracks to examine and singers to enroll; `Trial.kill_batch` and `kill_enrolment` give one
+command again and again, each time with a kill, until it has done its work, and check what is on record. As a program,
+``python -m tests.kills PLAN COMMAND ...``, this is `likeness` that kills itself or its children as PLAN (JSON) says.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from registry.check import find_problems
+from registry.store import Store
+from tests.cli_fakes import CONSENT, RATE_HZ, REPO, write_model
+
+sys.path.insert(0, str(REPO / "scripts"))  # scripts import each other by bare name
+
+import synth_voices as voices
+
+#: Where a batch or an enrolment is killed, and the share of the kills: many are cheap where children are killed, and
+#: each costs a start of the command where the parent is.
+BATCH_POINTS = {
+    "decoder, any time": 25,
+    "encoder, any time": 15,
+    "parent, any time": 12,
+    "parent, after embed": 8,
+    "parent, before write": 8,
+    "parent, inside commit": 10,
+    "parent, after commit": 8,
+    "parent, while another shares the run": 2,
+}
+ENROLL_POINTS = {
+    "enrolling decoder, any time": 1,
+    "enrolling parent, any time": 3,
+    "enrolling parent, after embed": 1,
+    "enrolling parent, before write": 1,
+    "enrolling parent, inside commit": 2,
+    "enrolling parent, after commit": 1,
+    "enrolling parent, during index write": 3,
+}
+POINTS = {**BATCH_POINTS, **ENROLL_POINTS}
+
+#: Seconds after which a thread kills that was started at the beginning of a commit, or of the writing of an index.
+COMMIT_S = 0.002
+#: A command that takes longer than this hangs.
+HANG_S = 180.0
+
+
+# -- the command that is killed ----------------------------------------------------------------------------------------
+
+
+def run_command(plan: dict[str, Any], command: list[str]) -> None:
+    """Run a command of `likeness` in this process, armed.
+
+    Parameters
+    ----------
+    plan : dict
+        encoder: a class of `tests.cli_fakes`, or "" for the real one. log: file for what is started and killed.
+        place: where this process kills itself, at the call number `call`, `delay_s` after it; or "any time", `delay_s`
+        after the start. victim: children to kill instead, `n_kills` of them, every `every_s` seconds on average.
+    """
+    import embeddings.encoder
+    from embeddings import workers
+    from registry.cli import main
+    from tests import cli_fakes
+
+    faulthandler.dump_traceback_later(HANG_S - 10, exit=True)
+    if plan["encoder"]:
+        embeddings.encoder.SpeechBrainEncoder = getattr(cli_fakes, plan["encoder"])  # type: ignore[misc]
+    log = os.open(plan["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    children: list[tuple[str, int]] = []
+    start_child = workers._Child.__init__
+
+    def start_and_note(child: Any, *arguments: Any) -> None:
+        start_child(child, *arguments)
+        children.append(("encoder" if isinstance(child, workers.EncoderProcess) else "decoder", child.pid))
+        os.write(log, f"started {child.pid}\n".encode())
+
+    workers._Child.__init__ = start_and_note  # type: ignore[method-assign]
+    if plan.get("place") == "any time":
+        kill_soon(plan["delay_s"])
+    elif "place" in plan:
+        kill_at(plan["place"], plan["call"], plan["delay_s"], is_batch=command[0] == "batch")
+    if "victim" in plan:
+        threading.Thread(target=hunt, args=(plan, children, log), daemon=True).start()
+    main(command, prog_name="likeness")
+
+
+def kill_soon(delay_s: float) -> None:
+    def kill() -> None:
+        time.sleep(delay_s)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+
+
+def kill_at(place: str, call: int, delay_s: float, *, is_batch: bool) -> None:
+    """Let this process kill itself when it comes to a place for the `call`-th time."""
+    import sqlite_utils
+
+    from embeddings.workers import EncoderProcess
+    from registry import enroll, match, pipeline
+
+    numbers = itertools.count(1)
+    owner, name = {
+        "after embed": (EncoderProcess, "receive") if is_batch else (enroll, "embed_file"),
+        "before write": (pipeline.runs, "finish_track") if is_batch else (enroll, "_write"),
+        "inside commit": (sqlite_utils.Database, "execute"),
+        "after commit": (sqlite_utils.Database, "execute"),
+        "during index write": (match, "write_index"),
+    }[place]
+    original: Callable[..., Any] = getattr(owner, name)
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        if "commit" in place and arguments[1:] != ("COMMIT",):
+            return original(*arguments, **options)
+        is_last = next(numbers) == call
+        if is_last and place == "before write":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if is_last and place in ("inside commit", "during index write"):
+            kill_soon(delay_s)
+        result = original(*arguments, **options)
+        if is_last and place.startswith("after"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def hunt(plan: dict[str, Any], children: list[tuple[str, int]], log: int) -> None:
+    """Kill a child now and then."""
+    rng = random.Random(plan["seed"])
+    for _ in range(plan["n_kills"]):
+        time.sleep(rng.uniform(0, 2 * plan["every_s"]))
+        pids = [pid for kind, pid in children if kind == plan["victim"] and is_running(pid)]
+        if pids:
+            os.kill(rng.choice(pids), signal.SIGKILL)
+            os.write(log, b"killed\n")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+# -- trials ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Tally:
+    """What came of the kills at one point.
+
+    Attributes
+    ----------
+    n_lost : int
+        Tracks without an outcome, outcomes without their scan, and what a command had said was done and was not there.
+    n_doubled : int
+        Scans or lines too many of a track, references too many of a recording.
+    n_unsound : int
+        Other outcomes than undisturbed, tracks blamed without cause, processes left behind, and what `check` finds.
+    n_hit_twice : int
+        Tracks that failed because two of the kills hit them; with kills at random some must.
+    """
+
+    n_kills: int = 0
+    n_sequences: int = 0
+    n_lost: int = 0
+    n_doubled: int = 0
+    n_unsound: int = 0
+    n_hit_twice: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def lost(self, what: str, n: int = 1) -> None:
+        self.n_lost += n
+        self.problems.append(f"lost: {what}")
+
+    def doubled(self, what: str, n: int = 1) -> None:
+        self.n_doubled += n
+        self.problems.append(f"doubled: {what}")
+
+    def unsound(self, what: str) -> None:
+        self.n_unsound += 1
+        self.problems.append(f"unsound: {what}")
+
+
+class Trial:
+    """A registry with two artists, and tracks to examine.
+
+    Parameters
+    ----------
+    folder : Path
+        An empty one.
+    n_tracks : int
+        Tracks of a few seconds; beside them lie one of a minute and a half, one that is silent and one that is text.
+    seed : int
+        Of the moments at which processes are killed.
+    encoder : str
+        A class of `tests.cli_fakes`, or "" for the built-in encoder.
+    """
+
+    def __init__(self, folder: Path, *, n_tracks: int, seed: int, encoder: str = "FakeEncoder") -> None:
+        self.folder, self.home, self.tracks = folder, folder / "home", folder / "tracks"
+        self._encoder, self._n_tracks, self._rng = encoder, n_tracks, random.Random(seed)
+        self._n_commands, self._n_artists = 0, 0
+        self._songs = [self._song(singer) for singer in voices.ENROLLED]
+        if encoder:
+            strangers = [self._song(voices.STRANGERS[0].imitated(voices.rng_for(f"{i}"), 0.2)) for i in range(20)]
+            model = write_model(folder / "model", lambda s, *, f0_hz, seed: strangers[seed - 1000][: int(s * RATE_HZ)])
+            self._succeed("init", "--encoder", model, "--trust-model")
+        for number in range(2):
+            path = self._write_piece(folder / f"artist-{number}.wav", number, 0.0, 9.0)
+            self._succeed("enroll", f"Artist {number}", path, "--consent", CONSENT)
+        for number in range(n_tracks):
+            self._write_piece(self.tracks / f"{number:03d}.wav", number, 0.37 * number, 2.5 + number % 4)
+        self._write_piece(self.tracks / "long.wav", 1, 0.0, 90.0)
+        voices.sf.write(self.tracks / "silent.wav", np.zeros(RATE_HZ), RATE_HZ)
+        (self.tracks / "text.wav").write_text("not audio")
+        begun_s = time.monotonic()
+        self._succeed("batch", self.tracks, "--workers", "2", "--output", folder / "undisturbed.jsonl", exit_code=3)
+        self._batch_s = time.monotonic() - begun_s
+        self._expected = self._outcomes(self._latest_run())
+
+    def _song(self, singer: voices.Singer) -> np.ndarray:
+        rng = voices.rng_for(singer.name)
+        return voices.render_song(singer, voices.compose(singer, rng, 12.0), rng)
+
+    def _write_piece(self, path: Path, who: int, start_s: float, duration_s: float) -> Path:
+        """Write a piece of the song of a singer, which goes round and round."""
+        song = self._songs[who % len(self._songs)]
+        start, n = round(start_s * voices.RATE_HZ), round(duration_s * voices.RATE_HZ)
+        voices.write_wav(path, np.resize(np.roll(song, -start), n))
+        return path
+
+    # -- commands ------------------------------------------------------------------------------------------------------
+
+    def start(self, plan: dict[str, Any], *command: object) -> tuple[subprocess.Popen[str], Path]:
+        """Begin a command; the path is of its log."""
+        self._n_commands += 1
+        log = self.folder / f"command-{self._n_commands}.log"
+        plan = {**plan, "encoder": self._encoder, "log": str(log), "seed": self._rng.randrange(2**32)}
+        arguments = [sys.executable, "-m", "tests.kills", json.dumps(plan), *map(str, command), "--home", str(self.home)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(arguments, cwd=REPO, text=True, stdout=pipe, stderr=pipe), log
+
+    def finish(self, process: subprocess.Popen[str], log: Path, tally: Tally) -> tuple[int, str, str]:
+        """Wait for a command to end, and its children with it; count the kills. Gives exit code, stdout and stderr."""
+        stdout, stderr = process.communicate(timeout=HANG_S)
+        events = log.read_text().splitlines() if log.exists() else []
+        tally.n_kills += events.count("killed") + (process.returncode == -signal.SIGKILL)
+        give_up_s = time.monotonic() + 30
+        left = {int(event.split()[1]) for event in events if event.startswith("started")}
+        while left := {pid for pid in left if is_running(pid)}:
+            if time.monotonic() > give_up_s:
+                tally.unsound(f"processes {left} were left behind")
+                break
+            time.sleep(0.01)
+        return process.returncode, stdout, stderr
+
+    def _succeed(self, *command: object, exit_code: int = 0) -> None:
+        code, stdout, stderr = self.finish(*self.start({}, *command), Tally())
+        if code != exit_code:
+            raise RuntimeError(f"{' '.join(map(str, command))} ended with {code}:\n{stdout}{stderr}")
+
+    def _plan(self, point: str, n_kills: int, span_s: float, n_calls: int) -> dict[str, Any]:
+        """Draw when and where a command is to be killed."""
+        victim, place = point.removeprefix("enrolling ").split(", ")
+        if victim in ("decoder", "encoder"):
+            every_s = 0.3 if victim == "decoder" else 1.0
+            return {"victim": victim, "n_kills": n_kills, "every_s": every_s if self._encoder else 4 * every_s}
+        if place in ("any time", "while another shares the run"):
+            return {"place": "any time", "delay_s": self._rng.uniform(0, span_s)}
+        return {"place": place, "call": self._rng.randint(1, n_calls), "delay_s": self._rng.uniform(0, COMMIT_S)}
+
+    # -- batches -------------------------------------------------------------------------------------------------------
+
+    def kill_batch(self, point: str, max_kills: int, tally: Tally) -> None:
+        """One run from its beginning to its end, killed at most `max_kills` times, and what is on record of it then."""
+        goal, before = tally.n_kills + max_kills, self._latest_run()
+        output = self.folder / "outcomes.jsonl"
+        command = ("batch", self.tracks, "--workers", "2", "--output", output)
+        code = None
+        while code not in (0, 3) or self._latest_run() == before:
+            left = max(0, goal - tally.n_kills)
+            plan = self._plan(point, left, self._batch_s, self._n_tracks // 2) if left else {}
+            process, log = self.start(plan, *command)
+            if "shares" in point:
+                other, other_log = self.start({}, *command[:-1], self.folder / "other.jsonl")
+                self._check_end(self.finish(other, other_log, tally), tally)
+            code = self._check_end(self.finish(process, log, tally), tally)
+            if code in (0, 3) and not self._is_finished(self._latest_run()):
+                code = None  # the rest was with a process that has been killed meanwhile
+        tally.n_sequences += 1
+        self._check_run(point, output, tally)
+
+    def _check_end(self, end: tuple[int, str, str], tally: Tally) -> int:
+        code, _, stderr = end
+        # A run may stop because the encoder was killed over and over, or while it was loading.
+        if code not in (0, 3, -signal.SIGKILL) and not (code == 1 and "the process that runs the encoder" in stderr):
+            tally.unsound(f"a batch ended with {code}: {stderr}")
+        return code
