@@ -269,8 +269,11 @@ def _check_voice(store: Store, artist: str, voice: Voiceprint, cohort: CohortMod
     own = round(float(scores[-1]), 3)
     expected = f"with {artist}'s other references, at least {{:.2f}} is expected of one voice"
     if scores[-1] < floors[-1]:
+        # Of three it need not be the newest that is another voice.
+        rest = f" (its other two score {scores[0]:.2f} and {scores[1]:.2f} with the rest)" if len(others) == 2 else ""
         why = (
-            f"another voice: norm score {own:.2f} {expected.format(floors[-1])}. If it is {artist}, give --force REASON"
+            f"another voice: norm score {own:.2f} {expected.format(floors[-1])}{rest}. If it is {artist}, perhaps in "
+            "another style (spoken among sung), give --force REASON"
         )
         return _Consistency(why, own_norm_score=own)
     # The third is the first that the other two can be checked with.

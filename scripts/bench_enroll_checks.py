@@ -24,6 +24,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import sys
 import time
 from collections import defaultdict
@@ -333,7 +334,9 @@ def embed_joined(
                 start_s=np.concatenate([np.empty(0), *(start_s for _, start_s, _ in kept)]),
                 end_s=np.concatenate([np.empty(0), *(start_s + length_s for _, start_s, length_s in kept)]),
             )
-            path.write_bytes(body.getvalue())
+            partial = path.with_name(f"{path.name}.{os.getpid()}.part")  # two benches may run at once
+            partial.write_bytes(body.getvalue())
+            partial.replace(path)
         with np.load(path, allow_pickle=False) as stored:
             yield recording, stored["vectors"], stored["start_s"], stored["end_s"]
         if time.perf_counter() - said > 15:
@@ -409,6 +412,8 @@ def share_rows(checked: Sequence[Checked], n_resamples: int) -> list[Row]:
         by_condition[one.condition].append(one)
         if one.condition.startswith("second-voice/honest/"):
             by_condition[one.condition.rpartition("/")[0]].append(one)
+            if "with-accompaniment" not in one.condition:
+                by_condition["second-voice/honest"].append(one)
     rows = []
     for condition, some in sorted(by_condition.items()):
         persons = np.array([one.person for one in some])
