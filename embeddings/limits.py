@@ -28,17 +28,16 @@ class Limits:
     Attributes
     ----------
     max_hours : float
-        Decoded hours (> 0), counted as `sound_s` does. 12 is what YouTube accepts; at 100 times real time, which is
-        slow for one core, it is decoded in seven minutes.
+        Decoded hours (> 0), counted as `sound_s` does. YouTube takes recordings of up to 12.
     memory_bytes : int
-        Address space beyond what the process has mapped when it is ready; `scripts/fuzz_audio.py` and 12 hours of M4A,
-        which has the largest index of the formats read, stay below a fifth of it.
+        Address space beyond what the process has mapped when it is ready. 12 hours of M4A, which keeps the largest
+        index, take 167 MiB, the damaged files of `scripts/fuzz_audio.py` as much; FFmpeg's own library is half of it.
     cpu_s, cpu_share : float
         Processor seconds for a recording: `cpu_s`, and `cpu_share` for each second of sound decoded. Honest files take
-        0.001 to 0.014 (FLAC, Opus; two channels, one core of 2023), eight channels of Opus four times that.
+        0.001 (FLAC, mono) to 0.03 (Opus, eight channels) of one core.
     stall_s : float
-        Seconds of wall clock without `PULSE_S` more of sound: a file is opened, or 8 s of it decoded, in much less,
-        also on a disk in the network and a machine with ten times too much to do.
+        Seconds of wall clock without `PULSE_S` more of sound. To open a file, or to decode that much, takes less than
+        one; the rest is for a disk in the network, and a machine with a hundred times too much to do.
     """
 
     max_hours: float = 12.0
@@ -57,17 +56,16 @@ class Limits:
         hours = sound_s(n_frames, n_samples, rate_hz) / 3600
         if hours <= self.max_hours:
             return
-        advice = f"cut it, or read it with --max-hours {math.ceil(max(hours, 2 * self.max_hours))}"
-        if n_frames / rate_hz / 3600 > self.max_hours:
-            raise InvalidAudio(
-                "limit", f"{n_frames / rate_hz / 3600:.4g} hours or more, {self.max_hours:g} are read; {advice}"
+        if n_frames / rate_hz > 3600 * self.max_hours:
+            too_much = f"{hours:.4g} hours or more, at most {self.max_hours:g} are read; cut it"
+        else:
+            max_samples = 3600 * self.max_hours * SAMPLES_PER_S
+            too_much = (
+                f"{n_samples:.4g} samples or more ({n_samples / n_frames:.0f} channels at {rate_hz} Hz), at most "
+                f"{max_samples:.4g} are read ({self.max_hours:g} hours of 8 channels at 48 kHz); mix it down, cut it"
             )
-        raise InvalidAudio(
-            "limit",
-            f"{n_samples:.4g} samples or more ({n_samples / n_frames:.0f} channels at {rate_hz} Hz), "
-            f"{self.max_hours * 3600 * SAMPLES_PER_S:.4g} are read, {self.max_hours:g} hours of 8 channels at 48 kHz; "
-            f"mix it down, {advice}",
-        )
+        needed = math.ceil(max(hours, 2 * self.max_hours))
+        raise InvalidAudio("limit", f"{too_much}, or read it with --max-hours {needed}")
 
     def processor_text(self) -> str:
         """Say what the processor limit is."""
@@ -90,7 +88,7 @@ def confine_process(limits: Limits) -> None:
 
     What it has mapped is asked rather than assumed: it depends on the libraries' releases, and on the number of cores.
     """
-    _lower(resource.RLIMIT_CORE, 0)  # a crash would leave the recording, and vectors of voices, on the disk
+    _lower(resource.RLIMIT_CORE, 0)  # a crash would leave the recording on the disk
     _lower(resource.RLIMIT_FSIZE, 0)  # nothing of what decodes has anything to write
     if sys.platform == "linux":  # elsewhere address space is limited in name only
         n_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])

@@ -104,8 +104,9 @@ class _Child:
         self._process.join(_GRACE_S)
         code = self._process.exitcode
         if code is not None and code < 0:
+            name = {number.value: number.name for number in signal.Signals}.get(-code, f"signal {-code}")
             hint = " (out of memory?)" if -code == signal.SIGKILL else ""
-            return WorkerDied(f"the process that {self._ROLE} was ended by {signal.Signals(-code).name}{hint}")
+            return WorkerDied(f"the process that {self._ROLE} was ended by {name}{hint}")
         end = "closed its pipe" if code is None else f"ended with code {code}"
         return WorkerDied(f"the process that {self._ROLE} {end}")
 
@@ -144,7 +145,8 @@ class DecoderProcess(_Child):
         """Begin with a recording."""
         most_s = 3600 * self._limits.max_hours
         self._heard()  # nothing of the recording before counts for this one
-        self._pulses_left, self._windows_left = math.ceil(most_s / PULSE_S), math.ceil(most_s / self._hop_s) + 1
+        self._pulses_left = math.ceil(most_s / PULSE_S)
+        self._windows_left, self._last_start_s = math.ceil(most_s / self._hop_s) + 1, -1.0
         self._ask({"path": str(path)})
 
     def ask(self) -> None:
@@ -233,11 +235,11 @@ class DecoderProcess(_Child):
                 windows = np.frombuffer(samples, "<f4").reshape(n_windows, n_samples)
                 if not np.isfinite(windows).all():
                     raise ValueError("samples that are not finite")
-                return Windows(
-                    windows,
-                    np.array([_number(value, most_s) for value in starts], np.float64),
-                    np.array([_number(value, 1.0) for value in presence], np.float32),
-                )
+                start_s = np.array([_number(value, most_s) for value in starts], np.float64)
+                if not (np.diff(start_s, prepend=self._last_start_s) > 0).all():
+                    raise ValueError("windows that are not in time order")
+                self._last_start_s = float(start_s[-1])
+                return Windows(windows, start_s, np.array([_number(value, 1.0) for value in presence], np.float32))
             case {"duration_s": duration_s, "voiced_s": voiced_s, "content_id": str(content_id)}:
                 if not re.fullmatch("[0-9a-f]{64}", content_id):
                     raise ValueError("a content id that is not 64 hexadecimal digits")
@@ -249,6 +251,7 @@ class DecoderProcess(_Child):
                     raise ValueError("a reason that cannot be shown")
                 return InvalidAudio(kind, reason)
             case {"bug": str(text)} if len(text) <= _MAX_REASON and text.isprintable():
+                self.close()
                 raise WorkerDied(f"decoding it failed by a mistake in Likeness, please report it: {text}")
             case _:
                 raise ValueError("a message of no known form")

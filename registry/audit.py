@@ -14,6 +14,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
+from registry.errors import StoreDamaged
 from registry.store import Store, now
 
 #: What the first entry gives as the hash before it.
@@ -143,7 +144,7 @@ def verify(store: Store, *, heads: tuple[str, ...] = ()) -> Verification:
             problems.append(f"entry {seq} was changed")
         if entry["payload"] is None:
             n_erased += 1
-        elif entry["commitment"] != _commitment(entry["salt"], _unseal(store, entry)):
+        elif not _fits(store, entry):
             problems.append(f"what entry {seq} says was changed")
         expected, previous = seq + 1, entry["hash"]
         seen.add(previous)
@@ -153,6 +154,14 @@ def verify(store: Store, *, heads: tuple[str, ...] = ()) -> Verification:
         if not any(known.startswith(head.lower()) for known in seen)
     ]
     return Verification(Head(expected - 1, previous), len(seen), n_erased, tuple(problems))
+
+
+def _fits(store: Store, row: dict[str, Any]) -> bool:
+    """Whether a payload is the one that its entry commits to."""
+    try:
+        return bool(row["commitment"] == _commitment(row["salt"], _unseal(store, row)))
+    except StoreDamaged:  # it does not even open
+        return False
 
 
 def _unseal(store: Store, row: dict[str, Any]) -> str:

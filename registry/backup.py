@@ -438,14 +438,16 @@ def _bring_up_to_date(copy: Store, store: Store, path: Path, receipts: Sequence[
             f"{error}. To restore all the same, move {DATABASE} and its -wal away and give --receipts, for what was "
             "removed since the backup is on record in neither"
         ) from error
-    known = {(row["kind"], row["subject"]) for row in erasures}
-    erasures += [_erasure_of(receipt) for receipt in receipts if (receipt["kind"], receipt["subject"]) not in known]
+    # What was removed before the backup and is in it was enrolled or scanned again since, and stays.
+    done = set(map(_subject_of, copy.rows("SELECT kind, subject FROM erasures")))
+    known = done.union(map(_subject_of, erasures))
+    erasures += {_subject_of(item): _erasure_of(item) for item in receipts if _subject_of(item) not in known}.values()
     # No number is given out twice, which a process that was at work all the while could take for the other; before the
     # replay, which gives some out.
     with copy.writing():
         _execute_each(copy, _RAISE_SEQUENCE, sequences)
         _execute_each(copy, _ADD_SEQUENCE, sequences)
-    n_erased = replay(copy, erasures)
+    n_erased = replay(copy, [row for row in erasures if _subject_of(row) not in done])
     with copy.writing():
         _execute_each(copy, _WITHDRAW, withdrawn)
         _execute_each(copy, _ADD_BACKUP, backups)
@@ -498,10 +500,14 @@ def _erasure_of(receipt: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _subject_of(erasure: dict[str, Any]) -> tuple[str, str]:
+    return erasure["kind"], erasure["subject"]
+
+
 def _merge_erasures(copy: Store, erasures: Sequence[dict[str, Any]]) -> None:
     """Put the present records of removals beside the backup's own, in the place of those that the replay made."""
-    taken = {(row["kind"], row["subject"]) for row in erasures}
-    others = [row for row in copy.rows("SELECT * FROM erasures") if (row["kind"], row["subject"]) not in taken]
+    taken = set(map(_subject_of, erasures))
+    others = [row for row in copy.rows("SELECT * FROM erasures") if _subject_of(row) not in taken]
     ids = {row.get("erasure_id") for row in erasures}
     copy.db.execute("DELETE FROM erasures")
     for row in erasures:

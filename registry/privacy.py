@@ -82,7 +82,7 @@ def inventory(store: Store) -> list[dict[str, Any]]:
             "staff",
             "who enrolled, approved, changed (login or --as)",
             count("audit_payloads"),
-            f"{database}: artist_references, identity_changes, audit_payloads",
+            f"{database}: artist_references, identity_changes, audit_payloads, erasures",
             "with the artist; the audit's other entries stay",
         ),
         (

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 from registry import audit
-from registry.config import flagged_retention_days, retention_days
+from registry.config import MAX_DAYS, flagged_retention_days, retention_days
 from registry.errors import RegistryError
 from registry.store import Store
 
@@ -86,4 +86,5 @@ def _old_tracks(store: Store, days: int | None, *, flagged: bool) -> list[int]:
 
 
 def _days_ago(days: int) -> str:
-    return (datetime.now(UTC) - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # Nothing is older than what a date can hold.
+    return (datetime.now(UTC) - timedelta(days=min(days, MAX_DAYS))).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -74,6 +74,7 @@ def withdraw_consent(store: Store, artist: str, ref: str | None = None) -> int:
     RegistryError
         No consent in force, or none called so.
     """
+    ref = None if ref is None else storable(ref.strip())  # as it was recorded
     with store.writing():
         summary = store.artist(artist)
         open_ones = [record for record in consents(store, artist) if record.in_force]

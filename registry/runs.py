@@ -6,6 +6,7 @@ lease does what it finds count: a track ends once, however many processes go on 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from registry import audit
 from registry.errors import RegistryError
 from registry.owner import is_gone
 from registry.records import BatchItem, Run, Scan, path_text
@@ -60,6 +62,7 @@ def start_run(store: Store, run: dict[str, Any], items: Sequence[BatchItem]) -> 
             {"run_id": run_id, "position": position, **asdict(item), "extra": json.dumps(item.extra or {})}
             for position, item in enumerate(items)
         )
+        audit.append(store, "run.start", {"run_id": run_id, "n_tracks": len(items), **run})
     return get_run(store, run_id)
 
 
@@ -73,17 +76,28 @@ def drop_run(store: Store, run_id: int) -> None:
     """Forget a run and what it decided."""
     with store.writing():
         store.db.execute("DELETE FROM runs WHERE run_id = ?", [run_id])
+        audit.append(store, "run.drop", {"run_id": run_id})
 
 
 def finish_run(store: Store, run_id: int) -> int:
     """Mark a run as done if each of its tracks has an outcome; returns how many have none."""
     with store.writing():
         n_open = run_outcomes(store, run_id).get("open", 0)
-        if n_open == 0:
-            store.db.execute(
-                "UPDATE runs SET finished_at = ? WHERE run_id = ? AND finished_at IS NULL", [now(), run_id]
-            )
+        if n_open == 0 and get_run(store, run_id).finished_at is None:
+            store.db.table("runs").update(run_id, {"finished_at": now()})
+            told = {"run_id": run_id, "outcomes": run_outcomes(store, run_id), "sha256": outcomes_sha256(store, run_id)}
+            audit.append(store, "run.finish", told)
     return n_open
+
+
+def outcomes_sha256(store: Store, run_id: int) -> str:
+    """One hash over what a run found, for the audit: outcome and reason of every track, in order."""
+    digest = hashlib.sha256()
+    for row in store.each(
+        "SELECT position, outcome, reason, kind FROM run_tracks WHERE run_id = ? ORDER BY position", [run_id]
+    ):
+        digest.update(json.dumps(list(row.values())).encode())
+    return digest.hexdigest()
 
 
 def run_paths(store: Store, run_id: int) -> set[str]:

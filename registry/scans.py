@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+from registry import audit
 from registry.errors import UnknownTrack
 from registry.records import Evidence, Match, Scan
 from registry.store import Store
@@ -44,6 +45,16 @@ def add_scan(store: Store, scan: Scan) -> int:
         if match.artist_id in present  # an artist removed since the match was made leaves no trace
     )
     return scan_id
+
+
+def save_query(store: Store, scan: Scan) -> Scan:
+    """Store the scan of a track that somebody asked about, with an entry in the audit; returns it with its scan_id."""
+    with store.writing():
+        scan_id = add_scan(store, scan)
+        (row,) = store.rows("SELECT track_id FROM scans WHERE scan_id = ?", [scan_id])
+        told = {"scan_id": scan_id, "verdict": scan.verdict, "threshold": scan.threshold}
+        audit.append(store, "track.query", told, track_id=row["track_id"])
+    return replace(scan, scan_id=scan_id)
 
 
 def _without_path(evidence: Evidence) -> dict[str, Any]:

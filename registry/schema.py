@@ -210,10 +210,9 @@ def m002_trust(db: Database) -> None:
     for scan_id, rank, artist_id, text in db.execute(
         "SELECT scan_id, rank, artist_id, evidence FROM matches"
     ).fetchall():
-        evidence = [
-            {**item, "reference_id": ids.get(f"{artist_id} {item.pop('reference', '')}", 0)}
-            for item in json.loads(text)
-        ]
+        evidence = json.loads(text)
+        for item in evidence:
+            item["reference_id"] = ids.get(f"{artist_id} {item.pop('reference')}", 0)
         db.execute(
             "UPDATE matches SET evidence = ? WHERE scan_id = ? AND rank = ?", [json.dumps(evidence), scan_id, rank]
         )

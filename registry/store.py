@@ -17,7 +17,7 @@ import numpy as np
 
 from registry.database import BUSY_TIMEOUT_MS, DATABASE, RegistryDatabase, now
 from registry.errors import AlreadyEnrolled, RegistryError, StoreDamaged, UnknownArtist
-from registry.records import ArtistSummary, Gallery, NewTemplate, Reference
+from registry.records import ArtistSummary, Gallery, NewTemplate, Reference, storable
 from registry.schema import fold_name
 
 __all__ = ["BUSY_TIMEOUT_MS", "DATABASE", "Store", "now"]
@@ -46,6 +46,7 @@ class Store(RegistryDatabase):
 
     def name_keys(self, name: str) -> tuple[str, str]:
         """What a name is found by: as it is, and without regard to case."""
+        name = storable(name)  # one that is not UTF-8 is nobody's, and no reason to stop
         keys = name, fold_name(name)
         return keys if self.vault is None else (self.vault.blind(keys[0]), self.vault.blind(keys[1]))
 

@@ -55,6 +55,8 @@ FFMPEG_FORMATS = [
 ]
 #: What nobody expects of a size, a rate or a count.
 ABSURD = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
+#: Kinds after which there is another process.
+ENDED_PROCESS = {"crashed", "timeout"}
 
 Damage = Callable[[np.random.Generator, bytes, bytes], bytes]
 
@@ -256,7 +258,7 @@ def fuzz(n_files: int, seed: int, keep_path: Path) -> list[Outcome]:
             kind, reason = read(decoder, path)
             took_s = time.perf_counter() - start_s
             outcomes.append(Outcome(name, done, kind, reason, took_s, *memory_mib(decoder)))
-            if kind in ("crashed", "timeout"):
+            if kind in ENDED_PROCESS:
                 keep_path.mkdir(parents=True, exist_ok=True)
                 path.rename(keep_path / f"seed{seed}-{path.name}")
                 print(f"{keep_path / f'seed{seed}-{path.name}'}: {name}, {done}: {reason}", file=sys.stderr)
@@ -278,7 +280,7 @@ def libraries() -> str:
 
 
 def print_table(outcomes: list[Outcome]) -> None:
-    kinds = sorted({outcome.kind for outcome in outcomes if outcome.damage != "none"})
+    kinds = sorted({outcome.kind for outcome in outcomes if outcome.damage != "none"} | ENDED_PROCESS)
     print(f"{'format':<20}{'files':>6}" + "".join(f"{kind:>12}" for kind in kinds) + f"{'slowest s':>11}")
     damaged = [outcome for outcome in outcomes if outcome.damage != "none"]
     for name in [*dict.fromkeys(outcome.format for outcome in damaged), "all"]:
@@ -295,7 +297,8 @@ def rows(outcomes: list[Outcome], seed: int) -> list[dict[str, str | float]]:
         mine = [outcome for outcome in damaged if name in (outcome.format, "all formats")]
         about = {"trials": f"damaged files, {name}, seed {seed}", "system": libraries()}
         counts = Counter(outcome.kind for outcome in mine)
-        table += [{**about, "metric": kind, "value": count, "n": len(mine)} for kind, count in sorted(counts.items())]
+        kinds = sorted(counts.keys() | ENDED_PROCESS)
+        table += [{**about, "metric": kind, "value": counts[kind], "n": len(mine)} for kind in kinds]
         slowest_s = max(outcome.took_s for outcome in mine)
         table.append({**about, "metric": "slowest_s", "value": round(slowest_s, 3), "n": len(mine)})
     for metric in ("resident_mib", "mapped_mib"):

@@ -145,13 +145,13 @@ def kill_at(place: str, call: int, delay_s: float, *, is_batch: bool) -> None:
 
 def hunt(plan: dict[str, Any], children: list[tuple[str, int]], log: int) -> None:
     """Kill a child now and then."""
-    rng = random.Random(plan["seed"])
-    for _ in range(plan["n_kills"]):
+    rng, n_left = random.Random(plan["seed"]), plan["n_kills"]
+    while n_left:
         time.sleep(rng.uniform(0, 2 * plan["every_s"]))
-        pids = [pid for kind, pid in children if kind == plan["victim"] and is_running(pid)]
-        if pids:
+        if pids := [pid for kind, pid in children if kind == plan["victim"] and is_running(pid)]:
             os.kill(rng.choice(pids), signal.SIGKILL)
             os.write(log, b"killed\n")
+            n_left -= 1
 
 
 def is_running(pid: int) -> bool:
@@ -214,17 +214,23 @@ class Trial:
         Of the moments at which processes are killed.
     encoder : str
         A class of `tests.cli_fakes`, or "" for the built-in encoder.
+    keep_audio : bool
+        Every second enrolment copies its recordings into the registry.
     """
 
-    def __init__(self, folder: Path, *, n_tracks: int, seed: int, encoder: str = "FakeEncoder") -> None:
+    def __init__(
+        self, folder: Path, *, n_tracks: int, seed: int, encoder: str = "FakeEncoder", keep_audio: bool = True
+    ) -> None:
         self.folder, self.home, self.tracks = folder, folder / "home", folder / "tracks"
         self._encoder, self._n_tracks, self._rng = encoder, n_tracks, random.Random(seed)
+        self._keep_audio = keep_audio
         self._n_commands, self._n_artists = 0, 0
         self._songs = [self._song(singer) for singer in voices.ENROLLED]
         if encoder:
             strangers = [self._song(voices.STRANGERS[0].imitated(voices.rng_for(f"{i}"), 0.2)) for i in range(20)]
             model = write_model(folder / "model", lambda s, *, f0_hz, seed: strangers[seed - 1000][: int(s * RATE_HZ)])
             self._succeed("init", "--encoder", model, "--trust-model")
+        begun_s = time.monotonic()
         for number in range(2):
             path = self._write_piece(folder / f"artist-{number}.wav", number, 0.0, 9.0)
             self._succeed("enroll", f"Artist {number}", path, "--consent", CONSENT)
@@ -233,6 +239,7 @@ class Trial:
         self._write_piece(self.tracks / "long.wav", 1, 0.0, 90.0)
         voices.sf.write(self.tracks / "silent.wav", np.zeros(RATE_HZ), RATE_HZ)
         (self.tracks / "text.wav").write_text("not audio")
+        self._enroll_s = (time.monotonic() - begun_s) / 2
         begun_s = time.monotonic()
         self._succeed("batch", self.tracks, "--workers", "2", "--output", folder / "undisturbed.jsonl", exit_code=3)
         self._batch_s = time.monotonic() - begun_s
@@ -256,7 +263,15 @@ class Trial:
         self._n_commands += 1
         log = self.folder / f"command-{self._n_commands}.log"
         plan = {**plan, "encoder": self._encoder, "log": str(log), "seed": self._rng.randrange(2**32)}
-        arguments = [sys.executable, "-m", "tests.kills", json.dumps(plan), *map(str, command), "--home", str(self.home)]
+        arguments = [
+            sys.executable,
+            "-m",
+            "tests.kills",
+            json.dumps(plan),
+            *map(str, command),
+            "--home",
+            str(self.home),
+        ]
         pipe = subprocess.PIPE
         return subprocess.Popen(arguments, cwd=REPO, text=True, stdout=pipe, stderr=pipe), log
 
@@ -294,25 +309,141 @@ class Trial:
     def kill_batch(self, point: str, max_kills: int, tally: Tally) -> None:
         """One run from its beginning to its end, killed at most `max_kills` times, and what is on record of it then."""
         goal, before = tally.n_kills + max_kills, self._latest_run()
+        command = ("batch", self.tracks, "--workers", "2", "--output")
         output = self.folder / "outcomes.jsonl"
-        command = ("batch", self.tracks, "--workers", "2", "--output", output)
-        code = None
-        while code not in (0, 3) or self._latest_run() == before:
+        while True:
             left = max(0, goal - tally.n_kills)
             plan = self._plan(point, left, self._batch_s, self._n_tracks // 2) if left else {}
-            process, log = self.start(plan, *command)
-            if "shares" in point:
-                other, other_log = self.start({}, *command[:-1], self.folder / "other.jsonl")
-                self._check_end(self.finish(other, other_log, tally), tally)
-            code = self._check_end(self.finish(process, log, tally), tally)
-            if code in (0, 3) and not self._is_finished(self._latest_run()):
-                code = None  # the rest was with a process that has been killed meanwhile
+            victim = self.start(plan, *command, output)
+            if left and "shares" in point:
+                self._check_end(self.finish(*self.start({}, *command, self.folder / "other.jsonl"), tally), tally)
+            code = self._check_end(self.finish(*victim, tally), tally)
+            run_id = self._latest_run()
+            if run_id != before and self._rows("SELECT 1 FROM runs WHERE run_id = ? AND finished_at > ''", run_id):
+                break
         tally.n_sequences += 1
-        self._check_run(point, output, tally)
+        # Only a command that came to its end has written every line, and only one that had the run to itself.
+        lines = output.read_text().splitlines() if code in (0, 3) and "shares" not in point else None
+        self._check_run(point, run_id, lines, tally)
 
     def _check_end(self, end: tuple[int, str, str], tally: Tally) -> int:
         code, _, stderr = end
-        # A run may stop because the encoder was killed over and over, or while it was loading.
+        # A run may stop because the encoder was killed again and again, or while it was loading.
         if code not in (0, 3, -signal.SIGKILL) and not (code == 1 and "the process that runs the encoder" in stderr):
             tally.unsound(f"a batch ended with {code}: {stderr}")
         return code
+
+    def _check_run(self, point: str, run_id: int, lines: list[str] | None, tally: Tally) -> None:
+        """Count what is wrong with a run that is finished."""
+        tracks = self._rows("SELECT * FROM run_tracks WHERE run_id = ? ORDER BY position", run_id)
+        scans = Counter(row["path"] for row in self._rows("SELECT path FROM scans WHERE run_id = ?", run_id))
+        outcomes, n_blamed = self._outcomes(run_id), sum(track["attempts"] for track in tracks)
+        for path in self._expected.keys() - outcomes.keys():
+            tally.lost(f"run {run_id}: {path} is not in it")
+        for track in tracks:
+            what = f"run {run_id}: {track['path']}: {outcomes[track['path']]}, attempts {track['attempts']}"
+            if track["outcome"] is None:
+                tally.lost(what)
+            elif track["outcome"] != "failed" and scans[track["path"]] == 0:
+                tally.lost(f"{what}, without its scan")
+            elif scans[track["path"]] > (track["outcome"] != "failed"):
+                tally.doubled(f"{what}, {scans[track['path']]} scans")
+            if track["kind"] == "crashed" and track["attempts"] == 2:
+                tally.n_hit_twice += 1
+            elif outcomes[track["path"]] != self._expected[track["path"]]:
+                tally.unsound(f"{what}, undisturbed {self._expected[track['path']]}")
+            if track["lease_owner"] is not None:
+                tally.unsound(f"{what}, has a lease still")
+        if n_blamed and "parent" in point:
+            tally.unsound(f"run {run_id}: tracks were blamed {n_blamed} times although no child was killed")
+        if lines is not None:
+            written = Counter(json.loads(line)["path"] for line in lines)
+            if missing := self._expected.keys() - written.keys():
+                tally.lost(f"run {run_id}: no line of {sorted(missing)}", len(missing))
+            if extra := written.total() - len(written):
+                tally.doubled(f"run {run_id}: {extra} lines too many", extra)
+        self._check_store(tally)
+
+    def _outcomes(self, run_id: int) -> dict[str, tuple[Any, ...]]:
+        """Outcome by path; with the fake encoder also the reason, in which the best score stands."""
+        # Windows travel in other company each time, which moves the last bits of the real encoder's scores.
+        names = ("outcome", "kind", "reason") if self._encoder else ("outcome", "kind")
+        rows = self._rows("SELECT * FROM run_tracks WHERE run_id = ?", run_id)
+        return {row["path"]: tuple(row[name] for name in names) for row in rows}
+
+    def _latest_run(self) -> int:
+        return int(self._rows("SELECT COALESCE(MAX(run_id), 0) AS run_id FROM runs")[0]["run_id"])
+
+    # -- enrolments ----------------------------------------------------------------------------------------------------
+
+    def kill_enrolment(self, point: str, max_kills: int, tally: Tally) -> None:
+        """Enroll a new artist with two recordings, however often it takes, and see what is on record of it then."""
+        goal = tally.n_kills + max_kills
+        number, self._n_artists = self._n_artists, self._n_artists + 1
+        name = f"New artist {number}"
+        paths = [
+            str(self._write_piece(self.folder / name / f"{i}.wav", number, 0.71 * number + 3.0 * i, 5.0))
+            for i in range(2)
+        ]
+        command = ["enroll", name, *paths, "--consent", CONSENT, "--json"]
+        if self._keep_audio and number % 2:
+            command.append("--keep-audio")
+        acknowledged: dict[str, int] = {}
+        code = None
+        while code != 0:
+            left = max(0, goal - tally.n_kills)
+            # Both recordings are read, embedded and written; the index is written once.
+            n_calls = 1 if "index" in point else 2
+            plan = self._plan(point, left, self._enroll_s, n_calls) if left else {}
+            code, stdout, stderr = self.finish(*self.start(plan, *command), tally)
+            outcomes = json.loads(stdout) if stdout.endswith("]\n") else []
+            acknowledged |= {o["path"]: o["reference_id"] for o in outcomes if o["outcome"] == "enrolled"}
+            if code not in (0, 3, -signal.SIGKILL) or (code == 3 and "decoder" not in point):
+                tally.unsound(f"an enrolment ended with {code}: {stdout}{stderr}")
+                break
+        tally.n_sequences += 1
+        self._check_artist(name, paths, acknowledged, tally)
+
+    def _check_artist(self, name: str, paths: list[str], acknowledged: dict[str, int], tally: Tally) -> None:
+        with Store(self.home) as store:
+            references = store.references(name)
+            n_templates = store.artist(name).n_templates
+        on_record = {reference.reference_id: reference.path for reference in references}
+        for path, reference_id in acknowledged.items():
+            if on_record.get(reference_id) != path:
+                tally.lost(f"{name}: {path} was acknowledged as reference {reference_id}")
+        for path in paths:
+            if (n := [*on_record.values()].count(path)) != 1:
+                (tally.doubled if n else tally.lost)(f"{name}: {path} has {n} references")
+        if not n_templates:
+            tally.lost(f"{name}: no templates")
+        self._check_store(tally)
+
+    def _check_store(self, tally: Tally) -> None:
+        with Store(self.home) as store:
+            for where, what in find_problems(store):
+                tally.unsound(f"{where}: {what}")
+
+    def _rows(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
+        with Store(self.home) as store:
+            return store.rows(sql, parameters)
+
+
+def run_trial(trial: Trial, n_kills: int, on_progress: Callable[[dict[str, Tally]], None]) -> dict[str, Tally]:
+    """Kill about `n_kills` times, at every point according to its share and at least once."""
+    tallies = {point: Tally() for point in POINTS}
+    for point, share in POINTS.items():
+        goal, tally = max(1, round(n_kills * share / sum(POINTS.values()))), tallies[point]
+        while (left := goal - tally.n_kills) > 0:
+            if point in ENROLL_POINTS:
+                trial.kill_enrolment(point, min(left, 2), tally)
+            else:
+                # So many hits as leave the run some progress in between, and most tracks the chance of a second try.
+                at_once = {"decoder": 12, "encoder": 6}.get(point.split(",")[0], 1 if "shares" in point else 6)
+                trial.kill_batch(point, min(left, at_once), tally)
+            on_progress(tallies)
+    return tallies
+
+
+if __name__ == "__main__":
+    run_command(json.loads(sys.argv[1]), sys.argv[2:])

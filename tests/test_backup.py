@@ -442,11 +442,28 @@ def test_what_was_removed_does_not_come_back(filled, saved, tmp_path, remove, wa
         assert audit.verify(store).problems == ()
 
 
+@pytest.mark.parametrize("remove", [remove_reference, remove_track])
+def test_what_was_removed_and_came_again_before_the_backup_stays(filled, backups, tmp_path, remove):
+    receipt = remove(filled)
+    if remove is remove_track:
+        scan_track(filled, "/in/one.wav", 1, "track one")
+    else:
+        enroll_kept(filled, tmp_path, "Ada", 1, "ada one")
+    write_store_index(filled, quiet)
+    back_up(filled, backups / "likeness.db")
+    before = content_of(filled.home)
+
+    found = [restore(home, backups / "likeness.db", [receipt]) for home in (filled.home, tmp_path / "new")]
+
+    assert [comparison.n_erased_again for comparison in found] == [0, 0]
+    assert content_of(filled.home) == content_of(tmp_path / "new") == before
+
+
 def test_a_receipt_of_what_this_backup_does_not_hold_is_kept_for_the_next_one(filled, saved, tmp_path, encoder):
     enroll_vectors(filled, encoder, "Cy", singer(6))
     receipt = erasure.erase_artist(filled, "Cy", quiet)
 
-    found = restore(tmp_path / "new", saved, [receipt])
+    found = restore(tmp_path / "new", saved, [receipt, receipt])
 
     assert found.n_erased_again == 0
     with Store(tmp_path / "new") as store:

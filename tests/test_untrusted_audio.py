@@ -158,7 +158,11 @@ def test_a_wav_that_says_4_gib_for_unknown_is_read_to_its_end(decoder, tmp_path)
     ("options", "kind", "reason"),
     [
         ({"rate_hz": 655_350}, "unsupported", "sample rate 655350 Hz, 8000 to 384000 Hz are read"),
-        ({"rate_hz": 48000, "n_channels": 8, "n_frames": 2**36 - 1}, "limit", "397.7 hours or more, 12 are read"),
+        (
+            {"rate_hz": 48000, "n_channels": 8, "n_frames": 2**36 - 1},
+            "limit",
+            "397.7 hours or more, at most 12 are read",
+        ),
         ({"rate_hz": 48000, "n_channels": 2, "n_frames": 1000}, "truncated", "changed mid stream"),
     ],
 )
@@ -270,8 +274,8 @@ def test_a_bomb_ends_at_the_limit_wherever_the_header_puts_it(make_decoder, tmp_
 
     assert path.stat().st_size < 40_000
     assert kind == "limit"
-    assert reason.startswith("1 hours or more, 0.1 are read" if make is hostile.mov_bomb else "0.1")
-    assert reason.endswith("hours or more, 0.1 are read; cut it, or read it with --max-hours 1")
+    assert reason.startswith("1 hours or more, at most 0.1 are read" if make is hostile.mov_bomb else "0.1")
+    assert reason.endswith("hours or more, at most 0.1 are read; cut it, or read it with --max-hours 1")
     assert isinstance(outcome(decoder, good), End)
 
 
@@ -280,7 +284,7 @@ def test_a_header_that_promises_more_than_the_limit_is_believed(make_decoder, tm
 
     assert outcome(make_decoder(max_hours=0.2), path) == (
         "limit",
-        "0.999 hours or more, 0.2 are read; cut it, or read it with --max-hours 1",
+        "0.999 hours or more, at most 0.2 are read; cut it, or read it with --max-hours 1",
     )
 
 
@@ -291,8 +295,8 @@ def test_what_is_limited_is_samples_not_seconds(make_decoder, write_wav, good):
 
     assert outcome(decoder, path) == (
         "limit",
-        "6.144e+07 samples or more (64 channels at 96000 Hz), 4.147e+07 are read, 0.03 hours of 8 channels at 48 kHz; "
-        "mix it down, cut it, or read it with --max-hours 1",
+        "6.144e+07 samples or more (64 channels at 96000 Hz), at most 4.147e+07 are read (0.03 hours of 8 channels at "
+        "48 kHz); mix it down, cut it, or read it with --max-hours 1",
     )
     assert isinstance(outcome(decoder, good), End)
 
@@ -535,14 +539,23 @@ def test_an_answer_that_is_none_is_the_end_of_the_child(case, monkeypatch, good)
 
 
 def test_windows_without_end_are_more_than_the_recording_can_have(monkeypatch, good):
-    answer = message({"start_s": [0.0], "presence": [1.0]}, WINDOW)
+    starts = np.arange(20.0).tolist()
+    answer = message({"start_s": starts, "presence": [1.0] * 20}, np.zeros((20, 8000), np.float32))
     decoder = lying(monkeypatch, hostile.answer_with, answer, max_hours=0.01)  # 36 s, 19 windows
     decoder.start(good)
 
-    with pytest.raises(WorkerDied, match="gave an answer that is none: 1 windows"):
-        for _ in range(20):
-            decoder.receive()
-            decoder.ask()
+    with pytest.raises(WorkerDied, match="gave an answer that is none: 20 windows"):
+        decoder.receive()
+
+
+def test_windows_come_in_time_order_also_from_chunk_to_chunk(monkeypatch, good):
+    decoder = lying(monkeypatch, hostile.answer_with, message({"start_s": [0.0], "presence": [1.0]}, WINDOW))
+    decoder.start(good)
+    assert decoder.receive().start_s.tolist() == [0.0]
+    decoder.ask()
+
+    with pytest.raises(WorkerDied, match="gave an answer that is none: windows that are not in time order"):
+        decoder.receive()
 
 
 def test_half_a_message_is_not_waited_for(monkeypatch, good):
@@ -637,7 +650,7 @@ def test_a_bomb_given_to_query_and_enroll_is_refused_with_its_reason(cli, tmp_pa
     assert (queried.exit_code, enrolled.exit_code) == (3, 3)
     refused, scan = json.loads(queried.stdout)
     assert (refused["kind"], scan["verdict"]) == ("limit", "clear")
-    assert refused["reason"].endswith("hours or more, 0.1 are read; cut it, or read it with --max-hours 1")
+    assert refused["reason"].endswith("hours or more, at most 0.1 are read; cut it, or read it with --max-hours 1")
     assert [record["outcome"] for record in json.loads(enrolled.stdout)] == ["invalid", "enrolled"]
 
 

@@ -392,25 +392,25 @@ def each_place() -> Iterator[tuple[tuple[str, ...], click.Command, click.Paramet
                     yield words, each, parameter
 
 
-def test_no_argument_or_option_of_any_command_is_echoed_raw(enrolled, monkeypatch):
+@pytest.mark.parametrize("text", ["\x1b[2J\u202e\x9b31m\u2028\nforged", "caf\udce9"], ids=["hostile", "not utf-8"])
+def test_no_argument_or_option_of_any_command_is_echoed_raw(enrolled, monkeypatch, text):
     """Whatever a command thinks of the text: an exit code of ours, and no character that steers a terminal."""
     monkeypatch.chdir(enrolled.folder)
     monkeypatch.setattr(Cli, "_home", lambda self, arguments: [])
-    text = "\x1b[2J\u202e\x9b31m\u2028\nforged"
     places = list(each_place())
-    for words, command, parameter in places:
-        given = [text] if isinstance(parameter, click.Argument) else [f"{parameter.opts[0]}={text}"]
-        others = [
-            1 if isinstance(it.type, click.types.IntParamType) else "Ada"
+    for words, command, place in places:
+        home = [] if place.name == "home" else ["--home", enrolled.home]
+        option = [f"{place.opts[0]}={text}"] if isinstance(place, click.Option) else []
+        given = [
+            text if it is place else 1 if isinstance(it.type, click.types.IntParamType) else "Ada"
             for it in command.params
-            if isinstance(it, click.Argument) and it.required and it is not parameter
+            if isinstance(it, click.Argument) and (it.required or it is place)
         ]
-        home = [] if parameter.name == "home" else ["--home", enrolled.home]
 
-        result = enrolled(*words, *given, *others, *home)
+        result = enrolled(*words, *home, *option, *given)
 
         check_harmless(result)
-        assert (result.exit_code in (0, 1, 2, 3, 4), words, parameter.name) == (True, words, parameter.name)
+        assert (result.exit_code in (0, 1, 2, 3, 4), words, place.name) == (True, words, place.name)
     assert len(places) > 50
 
 

@@ -219,6 +219,7 @@ def _open_alone(path: Path) -> int:
 
 
 def _summarise(store: Store, run: Run) -> dict[str, int]:
+    from registry import audit
     from registry.runs import run_outcomes
 
     outcomes = run_outcomes(store, run.run_id)
@@ -226,4 +227,6 @@ def _summarise(store: Store, run: Run) -> dict[str, int]:
     counts = ", ".join(f"{outcomes[name]} {name}" for name in order if name in outcomes)
     pinned = f"threshold {run.threshold:.2f}, registry revision {run.store_revision}"
     note(f"run {run.run_id}: {counts or 'no tracks'}; {pinned}")
+    head = audit.head_of(store)
+    note(f"audit head {head.seq} {head.hash}")
     return outcomes

@@ -227,7 +227,8 @@ def as_option(command: Command) -> Command:
         metavar="NAME",
         envvar="LIKENESS_AS",
         callback=lambda context, _, name: context.meta.update({_ACTOR: name}),
-        help="Who is at work, for the record.  [default: your login]",
+        show_default="your login",
+        help="Who is at work, for the record.",
     )(command)
 
 
@@ -236,12 +237,12 @@ def _actor() -> str:
     import getpass
     import os
 
+    from registry.records import storable
+
     context = click.get_current_context(silent=True)
     name = context and context.meta.get(_ACTOR)
-    if name:
-        return str(name)
     try:
-        return getpass.getuser()
+        return storable(name or getpass.getuser())
     except (KeyError, OSError):  # a user without an entry, as in some containers
         return f"uid {os.getuid()}"
 

@@ -22,6 +22,8 @@ def privacy(context: click.Context, home: Path, output_format: str) -> None:
       likeness privacy export "Ada Vale" ada.zip
     """
     if context.invoked_subcommand is not None:
+        if context.get_parameter_source("home") is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--home goes behind {context.invoked_subcommand}; here it would not be looked at")
         return
     from registry.privacy import inventory
 

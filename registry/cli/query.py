@@ -48,7 +48,6 @@ def query(
       likeness query uploads/*.flac --json --fail-on flagged
     """
     from contextlib import closing
-    from dataclasses import replace
 
     from embeddings.errors import InvalidAudio
     from embeddings.extract import embed_file
@@ -57,7 +56,7 @@ def query(
     from registry.config import load_encoder
     from registry.match import Matcher
     from registry.records import Scan, Unusable, path_text
-    from registry.scans import add_scan
+    from registry.scans import save_query
 
     scans: list[Scan | Unusable] = []
     with open_registry(home) as store:
@@ -79,10 +78,7 @@ def query(
                     scans.append(Unusable(path_text(path), error.kind, error.reason + hint))
                 else:
                     scan = matcher.scan(path_text(path), voiceprint)
-                    if not no_save:
-                        with store.writing():
-                            scan = replace(scan, scan_id=add_scan(store, scan))
-                    scans.append(scan)
+                    scans.append(scan if no_save else save_query(store, scan))
                 progress.advance(task)
     write_scans(scans, output_format)
     n_failed = sum(isinstance(scan, Unusable) for scan in scans)
