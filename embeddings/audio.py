@@ -317,7 +317,8 @@ def _open_regular(path: Path) -> io.FileIO:
     except OSError as error:
         if error.errno in (errno.ENXIO, errno.ENODEV):  # a socket, or a device without a driver
             raise InvalidAudio("not_a_file", "a socket or device, not a regular file") from error
-        raise InvalidAudio("unreadable", f"cannot be read: {error.strerror}; check its permissions") from error
+        advice = "check its permissions" if error.errno in (errno.EACCES, errno.EPERM) else "give another path to it"
+        raise InvalidAudio("unreadable", f"cannot be read: {error.strerror}; {advice}") from error
     except ValueError as error:  # a NUL in the path
         raise InvalidAudio("missing", f"no file can have this name: {error}") from error
     try:

@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -127,6 +127,7 @@ class RegistryDatabase:
         try:
             self.db.execute("BEGIN IMMEDIATE")
             try:
+                self._forget_stale_keys()
                 yield
             except BaseException:
                 self.db.rollback()
@@ -187,6 +188,15 @@ class RegistryDatabase:
     def revision(self) -> int:
         """Counts changes of the templates; the index file and every run name the one they belong to."""
         return int(self.rows("SELECT value FROM meta WHERE key = 'revision'")[0]["value"])
+
+    def is_still_at(self, revision: int) -> bool:
+        """Whether that is the revision now, also where a transaction of this store's reads an earlier moment."""
+        try:
+            with closing(sqlite3.connect(self._uri(), uri=True, timeout=BUSY_TIMEOUT_MS / 1000)) as connection:
+                (value,) = connection.execute("SELECT value FROM meta WHERE key = 'revision'").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise _translate(error, self.path) from error
+        return int(value) == revision
 
     def bump_revision(self) -> None:
         """Say that the templates have changed; call inside `writing`."""
@@ -266,12 +276,21 @@ class RegistryDatabase:
         RegistryError
             The master key cannot be found, or is another registry's.
         """
-        encryption = self.encryption
+        encryption = self._encryption = self.encryption
         if encryption is None:
             return None
         from registry.keys import open_vault
 
         return open_vault(self.home, encryption)
+
+    def _forget_stale_keys(self) -> None:
+        """Look for the keys anew if another process encrypted the registry or rotated its key since they were found.
+
+        What is written would otherwise be plain, or sealed with keys that the new master key does not open.
+        """
+        if "vault" in self.__dict__ and self.encryption != self._encryption:
+            del self.vault
+            self._artist_keys.clear()
 
     def wrapped_keys(self) -> dict[int, bytes]:
         """The artists' keys, encrypted, by artist_id."""

@@ -20,7 +20,7 @@ from registry import audit, rights
 from registry.config import require_two_persons
 from registry.consistency import find_second_voice, own_norm_scores, reference_floors
 from registry.errors import AlreadyEnrolled, RegistryError
-from registry.kept_audio import keep_copy
+from registry.kept_audio import RecordingChanged, keep_copy
 from registry.manifest import find_recordings
 from registry.match import Matcher
 from registry.records import Consent, Reference, path_text
@@ -144,6 +144,7 @@ def enroll_recording(
     RegistryError
         The copy or the database could not be written; nothing of this recording is kept.
     """
+    seen = path.stat() if keep_audio and path.exists() else None
     try:
         voiceprint = embed_file(path, encoder, decoder=decoder, on_progress=on_progress)
     except InvalidAudio as error:
@@ -165,7 +166,7 @@ def enroll_recording(
         if found.refusal is not None and force_reason is None:
             return Enrollment(path_text(path), "refused", found.refusal, **measured)
         with ExitStack() as on_failure:
-            kept_path, kept_key = keep_copy(store, path, on_failure) if keep_audio else (None, None)
+            kept_path, kept_key = (None, None) if seen is None else keep_copy(store, path, seen, on_failure)
             reference = Reference(
                 reference_id=0,
                 artist=artist,
@@ -187,6 +188,8 @@ def enroll_recording(
                 _refuse_known(store, artist, voiceprint.content_id, force_reason)
                 reference_id = _write(store, encoder, artist, consent, reference, kept_key, voiceprint)
             on_failure.pop_all()
+    except RecordingChanged as error:
+        return Enrollment(path_text(path), "invalid", str(error))
     except AlreadyEnrolled as error:
         if artist not in store.holders(voiceprint.content_id):
             return Enrollment(path_text(path), "refused", str(error), **measured)

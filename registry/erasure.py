@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from registry import audit
 from registry.errors import RegistryError, StoreDamaged, UnknownTrack
 from registry.match import write_store_index
 from registry.references import condense_artist
+from registry.scratch import SCRATCH, delete_abandoned
 from registry.store import Store, now
 
 #: In this order. Rows go before all of them, in the transaction that writes the removal down. The log is emptied before
@@ -37,6 +39,9 @@ STEP_NAMES = {
 }
 #: How long the command that removes waits for readers, and how long a later one that finishes its work.
 WAIT_S, LATER_WAIT_S = 10.0, 1.0
+
+#: How often, and after how long, a search that found something is done again.
+SEARCHES_AGAIN, SEARCH_AGAIN_S = 3, 1.0
 
 Notify = Callable[[str], None]
 
@@ -128,27 +133,34 @@ def replay(store: Store, erasures: Iterable[dict[str, Any]]) -> int:
     store : Store
         The restored registry, before anybody else can see it.
     erasures : iterable of dict
-        Rows of table `erasures`, or receipts: `kind`, `subject`, `salt`.
+        Rows of table `erasures`, or receipts: `kind`, `subject`, `salt`, and what else belongs to them.
     """
-    n_removed = 0
+    erased: list[int] = []
     for erasure in erasures:
-        with store.writing():
-            subject, salt = erasure["subject"], erasure["salt"]
-            if erasure["kind"] == "artist":
-                found = store.rows("SELECT artist_id FROM artists WHERE uid = ?", [subject])
-                erased = [_erase_artist_rows(store, row["artist_id"]) for row in found]
-            elif erasure["kind"] == "reference":
-                rows = store.rows("SELECT reference_id, artist_id, content_id FROM artist_references")
-                found = [row for row in rows if _subject(row["content_id"], salt) == subject]
-                erased = [_erase_reference_row(store, row["artist_id"], row["reference_id"]) for row in found]
-            else:
-                tracks = store.rows("SELECT track_id, content_id FROM tracks")
-                found = [row for row in tracks if _subject(row["content_id"], salt) == subject]
-                erased = [_erase_track_rows(store, row["track_id"], row["content_id"], None) for row in found]
-        for erasure_id in erased:
-            _carry_out(store, erasure_id, lambda _: None, WAIT_S, marks=[])
-        n_removed += len(erased)
-    return n_removed
+        receipt = json.loads(erasure["receipt"]) if isinstance(erasure["receipt"], str) else erasure
+        for each in (erasure, *receipt.get("also", ())):
+            with store.writing():
+                erased += _erase_again(store, each["kind"], each["subject"], each["salt"])
+    for erasure_id in erased[:-1]:  # the last one writes index and pages for all of them
+        (row,) = store.rows("SELECT pending FROM erasures WHERE erasure_id = ?", [erasure_id])
+        _save(store, erasure_id, {"pending": json.dumps({**json.loads(row["pending"]), "steps": ["files", "reports"]})})
+    for erasure_id in erased:
+        _carry_out(store, erasure_id, lambda _: None, WAIT_S, marks=[])
+    return len(erased)
+
+
+def _erase_again(store: Store, kind: str, subject: str, salt: str) -> list[int]:
+    """Delete the rows of what was removed before; returns the numbers of the removals."""
+    if kind == "artist":
+        artists = store.rows("SELECT artist_id FROM artists WHERE uid = ?", [subject])
+        return [_erase_artist_rows(store, row["artist_id"]) for row in artists]
+    if kind == "reference":
+        references = store.rows("SELECT reference_id, artist_id, content_id FROM artist_references")
+        found = [row for row in references if _subject(row["content_id"], salt) == subject]
+        return [_erase_reference_row(store, row["artist_id"], row["reference_id"]) for row in found]
+    tracks = store.rows("SELECT track_id, content_id FROM tracks")
+    found = [row for row in tracks if _subject(row["content_id"], salt) == subject]
+    return [_erase_track_rows(store, row["track_id"], row["content_id"], None) for row in found]
 
 
 def _erase_artist_rows(store: Store, artist_id: int) -> int:
@@ -171,6 +183,7 @@ def _erase_artist_rows(store: Store, artist_id: int) -> int:
         [given],
     )
     uid = store.rows("SELECT uid FROM artists WHERE artist_id = ?", [artist_id])[0]["uid"]
+    also = _also_removed(store, ids)
     named = _tracks_named_after(store, [store.artist_name(each_id) for each_id in ids])
     store.db.execute(f"DELETE FROM artist_keys WHERE {chosen}", [given])  # what is sealed cannot be opened from here on
     for each_id in ids:
@@ -182,7 +195,26 @@ def _erase_artist_rows(store: Store, artist_id: int) -> int:
         "kept_paths": [row["kept_path"] for row in kept],
         "reports": [row["path"] for row in reports],
     }
-    return _write_down(store, "artist", uid, "", work, {**removed, "kept_audio": len(kept)}, named)
+    return _write_down(store, "artist", uid, "", work, {**removed, "kept_audio": len(kept)}, named, also)
+
+
+def _also_removed(store: Store, artist_ids: Sequence[int]) -> list[dict[str, str]]:
+    """What else a replay has to remove: in an older copy these are artists still, or references of others.
+
+    Not references that another artist has too, as a duet, and keeps.
+    """
+    given = [json.dumps(artist_ids)]
+    mine = "artist_id IN (SELECT value FROM json_each(?1))"
+    uids = [row["uid"] for row in store.rows(f"SELECT uid FROM artists WHERE {mine}", given)]
+    contents = store.rows(
+        f"SELECT content_id FROM artist_references GROUP BY content_id HAVING MIN({mine})",
+        given,
+    )
+    salt = secrets.token_hex(16)
+    return [
+        *({"kind": "artist", "subject": uid, "salt": ""} for uid in uids),
+        *({"kind": "reference", "subject": _subject(row["content_id"], salt), "salt": salt} for row in contents),
+    ]
 
 
 def _tracks_named_after(store: Store, names: Sequence[str]) -> list[str]:
@@ -268,8 +300,9 @@ def _write_down(
     work: dict[str, Any],
     removed: dict[str, int],
     not_reached: Sequence[str] = (),
+    also: Sequence[dict[str, str]] = (),
 ) -> int:
-    receipt = {"removed": removed, "by": store.actor, "not_reached": [*not_reached, *_not_reached(store)]}
+    receipt = {"removed": removed, "by": store.actor, "not_reached": [*not_reached, *_not_reached(store)], "also": also}
     # Removed once before, where a restore brought it back.
     store.db.execute("DELETE FROM erasures WHERE kind = ? AND subject = ?", [kind, subject])
     erasure_id = store.insert(
@@ -318,6 +351,9 @@ def _do(
     """Do one step; returns for whom it has to wait, if so. Each may be done twice."""
     match step:
         case "files":
+            delete_abandoned(store.home)
+            if any(store.home.glob(f"{SCRATCH}*")):
+                return "a restore that is under way"
             _delete_kept(store, work)
         case "reports":
             return _clean_reports(work, receipt)
@@ -431,6 +467,10 @@ def _verify(store: Store, kind: str, work: dict[str, Any], marks: Sequence[bytes
     checked = [f"no row of it in the database, {free} free pages in it, its log empty", "the index written anew"]
     if marks:
         n_files, n_bytes, found = find_bytes(store.home, marks)
+        for _ in range(SEARCHES_AGAIN):
+            if found:  # another command may be writing an index of a moment ago, which it will not put in place
+                time.sleep(SEARCH_AGAIN_S)
+                n_files, n_bytes, found = find_bytes(store.home, marks)
         if found:
             raise StoreDamaged(f"{', '.join(found)}: still hold what was removed")
         what = "content_id" if kind == "track" else "vectors"
@@ -446,7 +486,7 @@ def find_bytes(home: Path, marks: Sequence[bytes]) -> tuple[int, int, list[str]]
         if not path.is_file() or path.is_symlink():
             continue
         n_files += 1
-        with path.open("rb") as file:
+        with suppress(FileNotFoundError), path.open("rb") as file:  # of another command, gone meanwhile
             tail = b""
             while piece := file.read(2**24):
                 n_bytes += len(piece)

@@ -15,7 +15,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -206,7 +206,14 @@ class VectorIndex:
             raise ValueError(f"not in the index: template {_name(unknown)}")
 
 
-def write_index(index: VectorIndex, path: Path, store_revision: int, encoder_id: str, key: bytes | None = None) -> None:
+def write_index(
+    index: VectorIndex,
+    path: Path,
+    store_revision: int,
+    encoder_id: str,
+    key: bytes | None = None,
+    is_current: Callable[[], bool] = lambda: True,
+) -> None:
     """Write an index to its file, whole or not at all.
 
     Parameters
@@ -221,6 +228,9 @@ def write_index(index: VectorIndex, path: Path, store_revision: int, encoder_id:
         The encoder that made the vectors.
     key : bytes, optional
         Seals the body, in an encrypted registry; 32 bytes.
+    is_current : callable
+        Whether the store is still at `store_revision`; asked once nobody else can put an index in place, and nothing is
+        written where it is not: an index of a moment ago may hold voiceprints of an artist who was removed since.
 
     Raises
     ------
@@ -266,11 +276,15 @@ def write_index(index: VectorIndex, path: Path, store_revision: int, encoder_id:
                 seal_stream(key, header, io.BytesIO(body), file)
             file.flush()
             os.fsync(file.fileno())
-            temporary_path.replace(path)
+            with _locked(path.parent):
+                if is_current():
+                    temporary_path.replace(path)
+                    sync_directory(path.parent)
+                else:
+                    temporary_path.unlink()
     except BaseException:
         temporary_path.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
 
 
 def load_index(path: Path, store_revision: int, encoder_id: str, key: bytes | None = None) -> VectorIndex:
@@ -315,6 +329,7 @@ def open_index(
     load_rows: Callable[[], tuple[np.ndarray, np.ndarray]],
     notify: Callable[[str], None],
     key: bytes | None = None,
+    is_current: Callable[[], bool] = lambda: True,
 ) -> VectorIndex:
     """Load the index, or on any doubt make it again from the store's templates and write it.
 
@@ -333,6 +348,8 @@ def open_index(
         Is given one line of text, for stderr, for each thing that a person should know.
     key : bytes, optional
         What the file is sealed with, in an encrypted registry.
+    is_current : callable
+        As for `write_index`.
 
     Raises
     ------
@@ -352,7 +369,7 @@ def open_index(
     except ValueError as error:
         raise StoreDamaged(f"the store's templates cannot be indexed: {error}") from error
     try:
-        write_index(index, path, store_revision, encoder_id, key)
+        write_index(index, path, store_revision, encoder_id, key, is_current)
     except OSError as error:
         reason = error.strerror or error
         notify(f"{path}: the index could not be written ({reason}); going on in memory, the next run rebuilds")
@@ -467,6 +484,18 @@ def _make_temporary(directory: Path, prefix: str, suffix: str) -> tuple[int, Pat
         # Another process may have taken it for abandoned before the lock was ours (met with two writers in a loop).
         if os.fstat(descriptor).st_nlink > 0:
             return descriptor, Path(name)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold a lock on a directory, where its file system has locks."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
         os.close(descriptor)
 
 

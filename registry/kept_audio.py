@@ -17,11 +17,27 @@ KEPT_AUDIO = "audio"
 _WHAT = b"kept audio"
 
 
-def keep_copy(store: Store, path: Path, on_failure: ExitStack) -> tuple[str, bytes | None]:
+class RecordingChanged(RegistryError):
+    """A recording is not the file any more that was embedded."""
+
+
+def keep_copy(store: Store, path: Path, seen: os.stat_result, on_failure: ExitStack) -> tuple[str, bytes | None]:
     """Copy a recording into the home under a random name; `on_failure` deletes the copy.
 
     The copy comes before its reference: a crash between the two leaves a file too many, which `check` names, not too
     few.
+
+    Parameters
+    ----------
+    seen : os.stat_result
+        Of the file before it was read; what is copied must be the same.
+
+    Raises
+    ------
+    RecordingChanged
+        It is another file by now.
+    RegistryError
+        It cannot be copied.
 
     Returns
     -------
@@ -36,7 +52,9 @@ def keep_copy(store: Store, path: Path, on_failure: ExitStack) -> tuple[str, byt
     key = None if store.vault is None else secrets.token_bytes(32)
     on_failure.callback(kept.unlink, missing_ok=True)
     try:
-        with path.open("rb") as source, open(kept, "wb", opener=_private) as target:
+        with open(path, "rb", opener=_without_waiting) as source, open(kept, "wb", opener=_private) as target:
+            if _identity(os.fstat(source.fileno())) != _identity(seen):
+                raise RecordingChanged("it was changed while it was read, so it is not enrolled; enroll it again")
             if key is None:
                 shutil.copyfileobj(source, target)
             else:
@@ -79,6 +97,14 @@ def read_copy(store: Store, reference_id: int, target: BinaryIO) -> None:
             open_stream(store.unseal(row["artist_id"], row["kept_key"], "audio key"), _WHAT, source, target)
         except SealBroken as error:
             raise StoreDamaged(f"{kept}: is not what was enrolled as reference {reference_id}") from error
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # for a FIFO that has come into the recording's place
 
 
 def _private(path: str, flags: int) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from embeddings.extract import Voiceprint
 from registry import scoring
-from registry.errors import NoThreshold
+from registry.errors import NoThreshold, StoreDamaged
 from registry.index import VectorIndex, open_index, write_index
 from registry.records import Evidence, Gallery, Match, Scan
 from registry.store import Store, now
@@ -261,7 +261,16 @@ def open_store_index(store: Store, encoder_id: str, dim: int, notify: Callable[[
         ids, vectors = store.template_vectors()
         return ids, vectors.reshape(len(ids), dim)
 
-    return open_index(index_path(store.home), store.revision, encoder_id, rows, notify, key=index_key(store))
+    revision = store.revision
+    return open_index(
+        index_path(store.home),
+        revision,
+        encoder_id,
+        rows,
+        notify,
+        index_key(store),
+        lambda: store.is_still_at(revision),
+    )
 
 
 def index_key(store: Store) -> bytes | None:
@@ -278,9 +287,19 @@ def write_store_index(store: Store, notify: Callable[[str], None]) -> int:
         revision = store.revision
         ids, vectors = store.template_vectors()
     index = VectorIndex(encoder["dim"])
-    index.add(ids, vectors.reshape(len(ids), encoder["dim"]))
     try:
-        write_index(index, index_path(store.home), revision, encoder["encoder_id"], key=index_key(store))
+        index.add(ids, vectors.reshape(len(ids), encoder["dim"]))
+    except ValueError as error:
+        raise StoreDamaged(f"the store's templates cannot be indexed: {error}") from error
+    try:
+        write_index(
+            index,
+            index_path(store.home),
+            revision,
+            encoder["encoder_id"],
+            index_key(store),
+            lambda: store.is_still_at(revision),
+        )
     except OSError as error:
         # The old one may hold voiceprints of an artist who was removed.
         with suppress(OSError):

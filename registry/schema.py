@@ -154,6 +154,9 @@ def m002_trust(db: Database) -> None:
         ALTER TABLE artist_references ADD COLUMN own_norm_score REAL;   -- with the artist's other references
         ALTER TABLE artist_references ADD COLUMN kept_key BLOB;         -- of the kept copy, sealed
 
+        -- Behind the blobs in a row, so that every look at it would read them.
+        CREATE INDEX artist_references_status ON artist_references (artist_id, status);
+
         ALTER TABLE scans ADD COLUMN n_not_matched INTEGER NOT NULL DEFAULT 0;  -- artists without a consent in force
 
         ALTER TABLE run_tracks ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;  -- times that it took a process with it

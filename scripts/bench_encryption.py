@@ -218,7 +218,8 @@ def timing_row(trials: str, system: str, metric: str, values: np.ndarray) -> Row
     """Print and return a figure."""
     low, median, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
     print(f"{metric:<28}{system:<12}{median:>10.2f} ({low:.2f} - {high:.2f})", flush=True)
-    return {"trials": trials, "system": system, "metric": metric, "value": median, "low": low, "high": high}
+    figures: Row = {"value": median, "low": low, "high": high, "n": len(values)}
+    return {"trials": trials, "system": system, "metric": metric, **figures}
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the fake encoder, and what kills, are with the tests
 
-from tests.kills import Tally, Trial, run_trial
+from tests.kills import POINTS, Tally, Trial, kill_at_point
 
 COLUMNS = ("n_kills", "n_sequences", "n_lost", "n_doubled", "n_unsound", "n_hit_twice")
 
@@ -32,13 +32,17 @@ COLUMNS = ("n_kills", "n_sequences", "n_lost", "n_doubled", "n_unsound", "n_hit_
 def kill(system: str, encoder: str, n_kills: int, n_tracks: int, seed: int) -> dict[str, Tally]:
     """Make a registry and kill about `n_kills` times; says on stderr how far it is."""
 
-    def show(tallies: dict[str, Tally]) -> None:
-        n_done = sum(tally.n_kills for tally in tallies.values())
+    def show(tally: Tally) -> None:
+        n_done = tally.n_kills + sum(tally.n_kills for tally in tallies.values())
         print(f"\r{system}: {n_done} of {n_kills} kills, {time.monotonic() - begun_s:.0f} s", end="", file=sys.stderr)
 
     begun_s = time.monotonic()
+    tallies: dict[str, Tally] = {}
     with tempfile.TemporaryDirectory() as folder:
-        tallies = run_trial(Trial(Path(folder), n_tracks=n_tracks, seed=seed, encoder=encoder), n_kills, show)
+        trial = Trial(Path(folder), n_tracks=n_tracks, seed=seed, encoder=encoder)
+        for point, share in POINTS.items():
+            goal = max(1, round(n_kills * share / sum(POINTS.values())))
+            tallies[point] = kill_at_point(trial, point, goal, show)
     print(file=sys.stderr)
     return tallies
 

@@ -1,8 +1,8 @@
 """Kill the processes of batches and enrolments, and see whether anything is lost, doubled or unsound afterwards.
 
-`Trial` is a registry with tracks to examine and singers to enroll; `Trial.kill_batch` and `kill_enrolment` give one
-command again and again, each time with a kill, until it has done its work, and check what is on record. As a program,
-``python -m tests.kills PLAN COMMAND ...``, this is `likeness` that kills itself or its children as PLAN (JSON) says.
+`Trial` is a registry with tracks to examine and singers to enroll; its methods give one command again and again, each
+time with a kill, until it has done its work, and check what is on record. As a program, ``python -m tests.kills PLAN
+COMMAND ...``, this is `likeness` that kills itself or its children as PLAN (JSON) says.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def run_command(plan: dict[str, Any], command: list[str]) -> None:
     ----------
     plan : dict
         encoder: a class of `tests.cli_fakes`, or "" for the real one. log: file for what is started and killed.
-        place: where this process kills itself, at the call number `call`, `delay_s` after it; or "any time", `delay_s`
-        after the start. victim: children to kill instead, `n_kills` of them, every `every_s` seconds on average.
+        place: where this process kills itself, at the call number `call`, `delay_s` after it; or "any time", at the
+        Unix time `at_s`. victim: children to kill instead, `n_kills` of them, every `every_s` seconds on average.
     """
     import embeddings.encoder
     from embeddings import workers
@@ -94,7 +94,7 @@ def run_command(plan: dict[str, Any], command: list[str]) -> None:
 
     workers._Child.__init__ = start_and_note  # type: ignore[method-assign]
     if plan.get("place") == "any time":
-        kill_soon(plan["delay_s"])
+        kill_soon(max(0.0, plan["at_s"] - time.time()))
     elif "place" in plan:
         kill_at(plan["place"], plan["call"], plan["delay_s"], is_batch=command[0] == "batch")
     if "victim" in plan:
@@ -201,6 +201,16 @@ class Tally:
         self.problems.append(f"unsound: {what}")
 
 
+@dataclass
+class Started:
+    """A command that was begun."""
+
+    process: subprocess.Popen[str]
+    log: Path
+    command: str
+    begun_s: float
+
+
 class Trial:
     """A registry with two artists, and tracks to examine.
 
@@ -225,12 +235,12 @@ class Trial:
         self._encoder, self._n_tracks, self._rng = encoder, n_tracks, random.Random(seed)
         self._keep_audio = keep_audio
         self._n_commands, self._n_artists = 0, 0
+        self._usual_s: dict[str, float] = {}  # how long each command took when it was last left in peace
         self._songs = [self._song(singer) for singer in voices.ENROLLED]
         if encoder:
             strangers = [self._song(voices.STRANGERS[0].imitated(voices.rng_for(f"{i}"), 0.2)) for i in range(20)]
             model = write_model(folder / "model", lambda s, *, f0_hz, seed: strangers[seed - 1000][: int(s * RATE_HZ)])
             self._succeed("init", "--encoder", model, "--trust-model")
-        begun_s = time.monotonic()
         for number in range(2):
             path = self._write_piece(folder / f"artist-{number}.wav", number, 0.0, 9.0)
             self._succeed("enroll", f"Artist {number}", path, "--consent", CONSENT)
@@ -239,10 +249,7 @@ class Trial:
         self._write_piece(self.tracks / "long.wav", 1, 0.0, 90.0)
         voices.sf.write(self.tracks / "silent.wav", np.zeros(RATE_HZ), RATE_HZ)
         (self.tracks / "text.wav").write_text("not audio")
-        self._enroll_s = (time.monotonic() - begun_s) / 2
-        begun_s = time.monotonic()
         self._succeed("batch", self.tracks, "--workers", "2", "--output", folder / "undisturbed.jsonl", exit_code=3)
-        self._batch_s = time.monotonic() - begun_s
         self._expected = self._outcomes(self._latest_run())
 
     def _song(self, singer: voices.Singer) -> np.ndarray:
@@ -258,28 +265,24 @@ class Trial:
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
-    def start(self, plan: dict[str, Any], *command: object) -> tuple[subprocess.Popen[str], Path]:
-        """Begin a command; the path is of its log."""
+    def start(self, plan: dict[str, Any], *command: object) -> Started:
+        """Begin a command."""
         self._n_commands += 1
         log = self.folder / f"command-{self._n_commands}.log"
         plan = {**plan, "encoder": self._encoder, "log": str(log), "seed": self._rng.randrange(2**32)}
-        arguments = [
-            sys.executable,
-            "-m",
-            "tests.kills",
-            json.dumps(plan),
-            *map(str, command),
-            "--home",
-            str(self.home),
-        ]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(arguments, cwd=REPO, text=True, stdout=pipe, stderr=pipe), log
+        arguments = ["-m", "tests.kills", json.dumps(plan), *map(str, command), "--home", str(self.home)]
+        pipe, begun_s = subprocess.PIPE, time.time()
+        process = subprocess.Popen([sys.executable, *arguments], cwd=REPO, text=True, stdout=pipe, stderr=pipe)
+        return Started(process, log, str(command[0]), begun_s)
 
-    def finish(self, process: subprocess.Popen[str], log: Path, tally: Tally) -> tuple[int, str, str]:
+    def finish(self, started: Started, tally: Tally) -> tuple[int, str, str]:
         """Wait for a command to end, and its children with it; count the kills. Gives exit code, stdout and stderr."""
-        stdout, stderr = process.communicate(timeout=HANG_S)
+        stdout, stderr = started.process.communicate(timeout=HANG_S)
+        code, log = started.process.returncode, started.log
+        if code in (0, 3):
+            self._usual_s[started.command] = time.time() - started.begun_s
         events = log.read_text().splitlines() if log.exists() else []
-        tally.n_kills += events.count("killed") + (process.returncode == -signal.SIGKILL)
+        tally.n_kills += events.count("killed") + (code == -signal.SIGKILL)
         give_up_s = time.monotonic() + 30
         left = {int(event.split()[1]) for event in events if event.startswith("started")}
         while left := {pid for pid in left if is_running(pid)}:
@@ -287,21 +290,21 @@ class Trial:
                 tally.unsound(f"processes {left} were left behind")
                 break
             time.sleep(0.01)
-        return process.returncode, stdout, stderr
+        return code, stdout, stderr
 
     def _succeed(self, *command: object, exit_code: int = 0) -> None:
-        code, stdout, stderr = self.finish(*self.start({}, *command), Tally())
+        code, stdout, stderr = self.finish(self.start({}, *command), Tally())
         if code != exit_code:
             raise RuntimeError(f"{' '.join(map(str, command))} ended with {code}:\n{stdout}{stderr}")
 
-    def _plan(self, point: str, n_kills: int, span_s: float, n_calls: int) -> dict[str, Any]:
+    def _plan(self, point: str, n_kills: int, command: str, n_calls: int) -> dict[str, Any]:
         """Draw when and where a command is to be killed."""
         victim, place = point.removeprefix("enrolling ").split(", ")
         if victim in ("decoder", "encoder"):
-            every_s = 0.3 if victim == "decoder" else 1.0
+            every_s = 0.5 if victim == "decoder" else 1.0
             return {"victim": victim, "n_kills": n_kills, "every_s": every_s if self._encoder else 4 * every_s}
         if place in ("any time", "while another shares the run"):
-            return {"place": "any time", "delay_s": self._rng.uniform(0, span_s)}
+            return {"place": "any time", "at_s": time.time() + self._rng.uniform(0, self._usual_s[command])}
         return {"place": place, "call": self._rng.randint(1, n_calls), "delay_s": self._rng.uniform(0, COMMIT_S)}
 
     # -- batches -------------------------------------------------------------------------------------------------------
@@ -311,15 +314,18 @@ class Trial:
         goal, before = tally.n_kills + max_kills, self._latest_run()
         command = ("batch", self.tracks, "--workers", "2", "--output")
         output = self.folder / "outcomes.jsonl"
-        while True:
+        for number in itertools.count():
             left = max(0, goal - tally.n_kills)
-            plan = self._plan(point, left, self._batch_s, self._n_tracks // 2) if left else {}
+            plan = self._plan(point, left, "batch", self._n_tracks // 5) if left else {}
             victim = self.start(plan, *command, output)
             if left and "shares" in point:
-                self._check_end(self.finish(*self.start({}, *command, self.folder / "other.jsonl"), tally), tally)
-            code = self._check_end(self.finish(*victim, tally), tally)
+                self._check_end(self.finish(self.start({}, *command, self.folder / "other.jsonl"), tally), tally)
+            code = self._check_end(self.finish(victim, tally), tally)
             run_id = self._latest_run()
             if run_id != before and self._rows("SELECT 1 FROM runs WHERE run_id = ? AND finished_at > ''", run_id):
+                break
+            if number == 10 * max_kills + 10:
+                tally.unsound(f"run {run_id} comes to no end")
                 break
         tally.n_sequences += 1
         # Only a command that came to its end has written every line, and only one that had the run to itself.
@@ -390,12 +396,12 @@ class Trial:
             command.append("--keep-audio")
         acknowledged: dict[str, int] = {}
         code = None
-        while code != 0:
+        while code != 0:  # a command that was left in peace and ended otherwise ends this too
             left = max(0, goal - tally.n_kills)
             # Both recordings are read, embedded and written; the index is written once.
             n_calls = 1 if "index" in point else 2
-            plan = self._plan(point, left, self._enroll_s, n_calls) if left else {}
-            code, stdout, stderr = self.finish(*self.start(plan, *command), tally)
+            plan = self._plan(point, left, "enroll", n_calls) if left else {}
+            code, stdout, stderr = self.finish(self.start(plan, *command), tally)
             outcomes = json.loads(stdout) if stdout.endswith("]\n") else []
             acknowledged |= {o["path"]: o["reference_id"] for o in outcomes if o["outcome"] == "enrolled"}
             if code not in (0, 3, -signal.SIGKILL) or (code == 3 and "decoder" not in point):
@@ -429,20 +435,19 @@ class Trial:
             return store.rows(sql, parameters)
 
 
-def run_trial(trial: Trial, n_kills: int, on_progress: Callable[[dict[str, Tally]], None]) -> dict[str, Tally]:
-    """Kill about `n_kills` times, at every point according to its share and at least once."""
-    tallies = {point: Tally() for point in POINTS}
-    for point, share in POINTS.items():
-        goal, tally = max(1, round(n_kills * share / sum(POINTS.values()))), tallies[point]
-        while (left := goal - tally.n_kills) > 0:
-            if point in ENROLL_POINTS:
-                trial.kill_enrolment(point, min(left, 2), tally)
-            else:
-                # So many hits as leave the run some progress in between, and most tracks the chance of a second try.
-                at_once = {"decoder": 12, "encoder": 6}.get(point.split(",")[0], 1 if "shares" in point else 6)
-                trial.kill_batch(point, min(left, at_once), tally)
-            on_progress(tallies)
-    return tallies
+def kill_at_point(trial: Trial, point: str, n_kills: int, on_progress: Callable[[Tally], None] | None = None) -> Tally:
+    """Kill at one point until there were about `n_kills` kills."""
+    tally = Tally()
+    # So many to a run as leave it some progress in between, and most tracks that were hit the chance of a second try.
+    at_once = {"decoder": 12, "encoder": 6}.get(point.split(",")[0], 1 if "shares" in point else 8)
+    while (left := n_kills - tally.n_kills) > 0 and tally.n_sequences < 10 * n_kills + 10:
+        if point in ENROLL_POINTS:
+            trial.kill_enrolment(point, min(left, 2), tally)
+        else:
+            trial.kill_batch(point, min(left, at_once), tally)
+        if on_progress is not None:
+            on_progress(tally)
+    return tally
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def test_a_track_is_removed_with_a_receipt(enrolled, named_by):
     receipt = json.loads(result.stdout)
     assert (result.exit_code, result.stderr) == (0, f"{scan[named_by]}: removed\n")
     assert (receipt["kind"], receipt["by"], receipt["pending"]) == ("track", "maria", [])
-    assert receipt["removed"] == {"scans": 1, "matches": 2, "run_tracks": 0, "audit_payloads": 0}
+    assert receipt["removed"] == {"scans": 1, "matches": 2, "run_tracks": 0, "audit_payloads": 1}
     assert scan["content_id"] not in result.stdout
     assert enrolled("tracks", "show", scan[named_by]).exit_code == 1
     assert enrolled("tracks", "show", other).exit_code == 0

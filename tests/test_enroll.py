@@ -425,8 +425,9 @@ def test_a_third_reference_of_another_voice_is_refused(store, strict_encoder):
 
     assert (outcome.outcome, outcome.reference_id, outcome.n_windows) == ("refused", None, 8)
     assert re.fullmatch(
-        r"another voice: norm score -\d\.\d\d with Ada's other references, at least \d\.\d\d is expected of one "
-        r"voice\. If it is Ada, give --force REASON",
+        r"another voice: norm score -\d\.\d\d with Ada's other references, at least \d\.\d\d is expected of one voice "
+        r"\(its other two score \d\.\d\d and \d\.\d\d with the rest\)\. If it is Ada, perhaps in another style "
+        r"\(spoken among sung\), give --force REASON",
         outcome.reason,
     )
     assert (table_counts(store), store.revision) == before

@@ -15,7 +15,7 @@ from registry import audit, erasure, identity, rights, scans
 from registry.check import find_problems
 from registry.enroll import enroll_recording
 from registry.errors import RegistryError, UnknownArtist, UnknownTrack
-from registry.match import index_path, write_store_index
+from registry.match import index_path, open_store_index, write_store_index
 from registry.records import Consent
 from registry.store import Store
 from tests.fakes import FakeEncoder, enroll_vectors, files_holding, make_matcher, make_voiceprint, singer
@@ -333,11 +333,8 @@ def test_an_ambiguous_beginning_removes_nothing(marked):
 
 
 def test_replay_removes_again_what_an_older_copy_still_has(marked, encoder, tmp_path):
-    copy_home = tmp_path / "copy"
-    copy_home.mkdir()
     (number, *_), *_ = marked.reference_windows(marked.artist("Bo").artist_id, status=None)
-    with closing(sqlite3.connect(copy_home / "registry.db")) as target:
-        marked.db.conn.backup(target)
+    copy_home = copy_of(marked, tmp_path)
     erasure.erase_artist(marked, mark("new name"), lambda _: None)
     erasure.erase_track(marked, TRACK.content_id, lambda _: None)
     erasure.erase_reference(marked, "Bo", number, lambda _: None)
@@ -356,3 +353,78 @@ def test_find_bytes_also_finds_what_lies_across_two_pieces(tmp_path):
     (tmp_path / "small").write_bytes(b"nothing")
 
     assert erasure.find_bytes(tmp_path, [needle, b"absent"]) == (2, 2**24 + 105 + 7, ["large"])
+
+
+def test_whoever_reads_an_earlier_moment_does_not_put_its_index_in_place(marked, encoder):
+    """A reader whose moment is before a removal finds the index of after it stale, and makes its own in memory."""
+    vectors = vector_bytes(marked, mark("new name"))
+    with Store(marked.home) as late, late.reading():
+        assert late.revision == marked.revision
+        with Store(marked.home) as other:
+            erasure.erase_artist(other, mark("new name"), lambda _: None)
+        said: list[str] = []
+        index = open_store_index(late, encoder.encoder_id, encoder.dim, said.append)
+        assert len(index) > 8  # of the moment that it reads
+        assert [line.split("; ")[-1] for line in said] == ["rebuilding the index from the store"]
+    assert {name for vector in vectors for name in files_holding(marked.home, vector)} <= {
+        "registry.db",
+        "registry.db-wal",
+    }
+    erasure.finish_pending(marked, lambda _: None)
+    assert traces(marked, vectors) == {"marks": [], "vectors": []}
+
+
+def test_replay_also_removes_who_was_merged_into_the_removed_artist_since(marked, encoder, tmp_path):
+    enroll_vectors(marked, encoder, "Cy", singer(4))
+    enroll_vectors(marked, encoder, "Dee", singer(4, seed=3))
+    copy_home = copy_of(marked, tmp_path)
+    identity.merge_artists(marked, "Cy", "Dee")
+    erasure.erase_artist(marked, "Cy", lambda _: None)
+
+    with Store(copy_home) as copy:
+        assert erasure.replay(copy, erasure.receipts(marked)) == 2
+        assert (copy.find_artist("Cy"), copy.find_artist("Dee")) == (None, None)
+
+
+def test_replay_also_removes_references_that_were_split_off_since(marked, encoder, tmp_path):
+    first = enroll_vectors(marked, encoder, "Cy", singer(4), content="one.wav").reference_id
+    second = enroll_vectors(marked, encoder, "Cy", singer(4, seed=3), content="two.wav").reference_id
+    copy_home = copy_of(marked, tmp_path)
+    identity.split_artist(marked, "Cy", [second], "Dee")
+    erasure.erase_artist(marked, "Dee", lambda _: None)
+
+    with Store(copy_home) as copy:
+        assert erasure.replay(copy, erasure.receipts(marked)) == 1
+        assert [reference.reference_id for reference in copy.references("Cy")] == [first]
+
+
+def test_a_recording_that_two_artists_have_stays_with_the_other(marked, encoder, tmp_path):
+    for name in ("Cy", "Dee"):
+        enroll_vectors(marked, encoder, name, singer(4), content="duet.wav", force_reason="a duet")
+    copy_home = copy_of(marked, tmp_path)
+
+    receipt = erasure.erase_artist(marked, "Cy", lambda _: None)
+
+    assert receipt["finished_at"] and len(marked.references("Dee")) == 1
+    with Store(copy_home) as copy:
+        assert erasure.replay(copy, erasure.receipts(marked)) == 1
+        assert [artist.name for artist in copy.artists()] == ["Bo", "Dee", mark("new name")]
+
+
+def test_a_track_that_is_also_a_reference_is_removed_as_a_track_only(marked, encoder):
+    enroll_vectors(marked, encoder, "Cy", singer(4), content="a track")  # the very content of TRACK
+
+    receipt = erasure.erase_track(marked, TRACK.content_id, lambda _: None)
+
+    assert receipt["finished_at"] and receipt["removed"]["scans"] == 1
+    assert marked.artist("Cy").n_references == 1
+    assert find_problems(marked) == []
+
+
+def copy_of(store: Store, folder: Path) -> Path:
+    """A copy of a registry's database, as a backup has it."""
+    home = folder / "copy"
+    home.mkdir()
+    with closing(sqlite3.connect(home / "registry.db")) as target:
+        store.db.conn.backup(target)
+    return home

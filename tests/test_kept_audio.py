@@ -13,7 +13,7 @@ from registry.check import find_problems
 from registry.enroll import enroll_recording
 from registry.errors import RegistryError, StoreDamaged
 from registry.identity import merge_artists, split_artist, undo_change
-from registry.kept_audio import KEPT_AUDIO, keep_copy, read_copy
+from registry.kept_audio import KEPT_AUDIO, RecordingChanged, keep_copy, read_copy
 from registry.match import write_store_index
 from registry.store import Store
 from registry.vault import CHUNK_BYTES, sealed_size
@@ -147,7 +147,7 @@ def test_a_copy_that_is_gone_is_named(store, enroll, recording):
 
 def test_what_fails_afterwards_takes_the_copy_away(store, recording):
     with pytest.raises(KeyboardInterrupt, match="later"), ExitStack() as on_failure:
-        kept_path, key = keep_copy(store, recording, on_failure)
+        kept_path, key = keep_copy(store, recording, recording.stat(), on_failure)
         assert (store.home / kept_path).is_file()
         assert (key is None) == (store.encryption is None)
         raise KeyboardInterrupt("later")
@@ -163,7 +163,8 @@ def test_a_copy_that_cannot_be_made_is_said_and_leaves_nothing(store, recording,
     if fault == "the disk is full":
         monkeypatch.setattr("registry.kept_audio.os.fsync", fail)
         reason = "No space left on device"
-    else:
+    seen = recording.stat()
+    if fault == "the recording is gone":
         recording.unlink()
         reason = "No such file or directory"
 
@@ -171,7 +172,17 @@ def test_a_copy_that_cannot_be_made_is_said_and_leaves_nothing(store, recording,
         RegistryError, match=rf"song\.WAV: could not be copied into .*audio \({reason}\); it is not"
     )
     with refused, ExitStack() as on_failure:
-        keep_copy(store, recording, on_failure)
+        keep_copy(store, recording, seen, on_failure)
         on_failure.pop_all()
+
+    assert list((store.home / KEPT_AUDIO).iterdir()) == []
+
+
+def test_a_recording_that_was_swapped_meanwhile_is_not_kept(store, recording):
+    seen = recording.stat()
+    recording.write_bytes(recording.read_bytes() + b"more")
+
+    with pytest.raises(RecordingChanged, match="was changed while it was read"), ExitStack() as on_failure:
+        keep_copy(store, recording, seen, on_failure)
 
     assert list((store.home / KEPT_AUDIO).iterdir()) == []

@@ -120,7 +120,7 @@ def test_what_is_no_regular_file_is_not_waited_for(decoder, tmp_path):
     assert outcomes == [
         ("not_a_file", "a FIFO, not a regular file"),
         ("not_a_file", "a folder, not a regular file"),
-        ("unreadable", "cannot be read: Too many levels of symbolic links; check its permissions"),
+        ("unreadable", "cannot be read: Too many levels of symbolic links; give another path to it"),
         ("empty", "0 bytes; copy or download it again"),
     ]
     assert outcome(decoder, Path("/dev/zero")) == ("not_a_file", "a device, not a regular file")

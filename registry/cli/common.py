@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -235,7 +236,6 @@ def as_option(command: Command) -> Command:
 def _actor() -> str:
     """Who is at work: as given by --as, or the login."""
     import getpass
-    import os
 
     from registry.records import storable
 
@@ -260,12 +260,21 @@ def open_registry(home: Path, *, create: bool = False) -> Iterator[Store]:
         yield store
 
 
+def _check_folder(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse a file that could not be written, before what it is to tell of is done."""
+    if path is not None and not os.access(path.parent, os.W_OK | os.X_OK):
+        reason = "cannot be written to" if path.parent.is_dir() else "is not there"
+        raise click.BadParameter(f"folder {path.parent} {reason}")
+    return path
+
+
 def receipt_option(command: Command) -> Command:
     """Add --receipt: where the receipt of a removal goes, beside stdout."""
     return click.option(
         "--receipt",
         "receipt_path",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=click.Path(dir_okay=False, writable=True, path_type=Path),
+        callback=_check_folder,
         help="Write the receipt to this file too.",
     )(command)
 

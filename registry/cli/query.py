@@ -54,12 +54,15 @@ def query(
     from embeddings.limits import Limits
     from embeddings.workers import ChildDecoder
     from registry.config import load_encoder
+    from registry.errors import RegistryError
     from registry.match import Matcher
     from registry.records import Scan, Unusable, path_text
     from registry.scans import save_query
 
     scans: list[Scan | Unusable] = []
     with open_registry(home) as store:
+        if store.read_only and not no_save:
+            raise RegistryError(f"{home}: cannot be written to, so results cannot be kept; --no-save goes without")
         encoder = load_encoder(store)
         matcher = Matcher(store, encoder, note, threshold=threshold)
         limits = Limits(max_hours=max_hours)

@@ -1,0 +1,22 @@
+"""Some two dozen of the kills of ``scripts/kill_test.py``."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.kills import POINTS, Trial, kill_at_point
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    return Trial(tmp_path_factory.mktemp("kills"), n_tracks=20, seed=2026, keep_audio=False)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_nothing_is_lost_doubled_or_unsound_after_a_kill(trial, point):
+    n_kills = {"decoder, any time": 6, "encoder, any time": 3}.get(point, 1 if "enrolling" in point else 2)
+
+    tally = kill_at_point(trial, point, n_kills)
+
+    assert tally.problems == []
+    assert tally.n_kills >= n_kills
