@@ -142,14 +142,14 @@ def _check_untouched(store: Store, change: IdentityChange, artist_ids: set[int])
     """Raise `RegistryError` where what a merge or split moved was moved on by a later one, or an artist is gone."""
     if store.present(artist_ids) != artist_ids:
         raise RegistryError(f"change {change.change_id}: an artist of it was removed since; it cannot be undone")
-    references, copies = set(change.detail["references"]), {str(copy) for copy in change.detail["consents"].values()}
+    copies = {str(copy) for copy in change.detail["consents"].values()}  # each reference that it moved rests on one
     for row in store.rows(
         "SELECT * FROM identity_changes WHERE change_id > ? AND undone_at IS NULL AND action != 'alias'",
         [change.change_id],
     ):
         later = _change(store, row)
         took_away = later.action == "merge" and later.detail["artist_id"] in artist_ids
-        if took_away or references & set(later.detail["references"]) or copies & set(later.detail["consents"]):
+        if took_away or copies & set(later.detail["consents"]):
             raise RegistryError(
                 f"change {change.change_id}: change {later.change_id}, a {later.action}, moved what it moved on; "
                 "undo that one first"
