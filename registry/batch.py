@@ -71,7 +71,6 @@ def open_run(
                 f"run {run.run_id}: begins anew; run {earlier.run_id} examined the same inputs and was finished "
                 f"at {earlier.finished_at}"
             )
-        return run
     known = runs.run_paths(store, run.run_id)
     if new := [item.path for item in items if item.path not in known]:
         notify(

@@ -75,11 +75,11 @@ class Matcher:
                 else VectorIndex(encoder.dim)
             )
         self._rights, self._next_expiry = -1, ""
-        self._leave_out({})
+        self._left_out: set[int] = set()
         self.refresh()
 
     def refresh(self) -> None:
-        """Leave out artists whose consent is over, and those who were removed, since this was made.
+        """Leave out artists whose consent is over, and what was removed, since this was made.
 
         Called before every track, so that a withdrawal works at once also in a batch that runs for hours. Nobody is
         added: what is matched stays pinned to one state of the registry otherwise.
@@ -89,23 +89,19 @@ class Matcher:
         with self._store.reading():
             self._rights, self._next_expiry = self._store.rights, self._store.next_expiry()
             over = self._store.without_consent()
-            pinned = np.unique(self._pinned.artist_id).tolist()
-            present = self._store.present(pinned)
-        left_out = {artist_id: over[artist_id] for artist_id in pinned if artist_id in over}
-        for artist_id, why in left_out.items():
-            if artist_id not in self._left_out:
-                self._notify(f"{self._names[artist_id]}: not matched, {why}; `likeness consents add` records another")
-        # Of an artist who was removed nothing is said, for nothing is known any more.
-        gone = {artist_id: "" for artist_id in pinned if artist_id not in present}
-        self._leave_out({**left_out, **gone})
-
-    def _leave_out(self, left_out: dict[int, str]) -> None:
-        self._left_out = left_out
-        rows = ~np.isin(self._pinned.artist_id, list(left_out))
+            owners = self._store.reference_owners()
+        left_out = {i: over[i] for i in np.unique(self._pinned.artist_id).tolist() if i in over}
+        for artist_id in left_out.keys() - self._left_out:
+            name = self._names[artist_id]
+            self._notify(f"{name}: not matched, {over[artist_id]}; `likeness consents add` records another")
+        self._left_out = set(left_out)
+        # Of who or what was removed nothing is said, for nothing is known any more.
+        allowed = [reference_id for reference_id, artist_id in owners.items() if artist_id not in over]
+        rows = np.isin(self._pinned.reference_id, allowed) & ~np.isin(self._pinned.artist_id, list(left_out))
         self._gallery = self._pinned if rows.all() else self._pinned.select(rows)
         self._by_template = np.argsort(self._gallery.template_id)
         self.n_artists = len(np.unique(self._gallery.artist_id))
-        self.n_not_matched = sum(why != "" for why in left_out.values())
+        self.n_not_matched = len(left_out)
 
     def match(self, voiceprint: Voiceprint) -> tuple[Match, ...]:
         """The artists most like a voice, best `norm_score` first, at most `KEPT_MATCHES`.

@@ -285,13 +285,14 @@ class Pipeline:
 
     def _isolate(self, batch: list[tuple[_Track, Windows]], error: ModelError) -> None:
         """Find out which track of a batch the encoder has no vectors for, and fail it."""
-        batch = [part for part in batch if not part[0].is_dropped]
-        if len(batch) == 1:
-            self._drop(batch[0][0])
-            self._fail(batch[0][0].item, "model_failed", str(error))
-        else:
-            for part in batch:
-                self._embed([part])
+        for track, windows in batch:
+            if track.is_dropped:
+                continue
+            if len(batch) > 1:
+                self._embed([(track, windows)])
+            else:
+                self._drop(track)
+                self._fail(track.item, "model_failed", str(error))
 
     def _replace_encoder(self, error: WorkerDied) -> None:
         """Start another encoder in the place of one that is gone."""

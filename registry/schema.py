@@ -201,6 +201,10 @@ def m002_trust(db: Database) -> None:
             UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'rights'; END;
         CREATE TRIGGER consents_removed AFTER DELETE ON consents BEGIN
             UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'rights'; END;
+        CREATE TRIGGER references_removed AFTER DELETE ON artist_references BEGIN
+            UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'rights'; END;
+        CREATE TRIGGER references_moved AFTER UPDATE OF artist_id ON artist_references BEGIN
+            UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'rights'; END;
         CREATE TRIGGER artists_removed AFTER DELETE ON artists BEGIN
             UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'rights'; END;
         """

@@ -256,6 +256,11 @@ class Store(RegistryDatabase):
                 "remove one of the two first (`likeness artists remove ARTIST --reference ID`)"
             ) from error
 
+    def reference_owners(self) -> dict[int, int]:
+        """Whose each reference is: artist_id by reference_id."""
+        rows = self.rows("SELECT reference_id, artist_id FROM artist_references")
+        return {row["reference_id"]: row["artist_id"] for row in rows}
+
     def reference_paths(self, reference_ids: Iterable[int]) -> dict[int, str]:
         """Paths by reference_id."""
         # One JSON parameter: no limit on the number of values, and no SQL made of data.

@@ -250,6 +250,25 @@ def test_a_run_is_not_gone_on_with_under_another_registry_unless_one_chooses(bat
     assert [row["run_id"] for row in batch.store.rows("SELECT run_id FROM runs")] == [begun_anew.run_id]
 
 
+def look_too_early(monkeypatch):
+    """The next look for a run finds none, as when another process begins it right afterwards."""
+    looks = iter([lambda *_: None])
+    monkeypatch.setattr(runs, "open_run", lambda *given, find=runs.open_run: next(looks, find)(*given))
+
+
+def test_two_processes_that_begin_the_same_run_at_once_share_it_if_they_see_the_same_registry(batch, monkeypatch):
+    song = batch.cli.sing("a.wav", 1)
+    run = batch.open(song)
+
+    look_too_early(monkeypatch)
+    assert batch.open(song) == run
+
+    batch.cli.enroll("Cy", 3)
+    look_too_early(monkeypatch)
+    with pytest.raises(RunMismatch, match=r"run 1: the registry has changed since it was stopped \(store_revision\)"):
+        batch.open(song)
+
+
 def test_a_run_that_somebody_works_on_is_neither_forgotten_nor_pinned_anew(batch):
     song = batch.cli.sing("a.wav", 1)
     run = batch.open(song)

@@ -146,11 +146,22 @@ def test_the_receipt_is_written_to_a_file_too_and_shown_again(enrolled):
 
 
 def test_a_receipt_that_cannot_be_written_is_not_lost(enrolled):
-    result = enrolled("artists", "remove", "Ada", "--yes", "--receipt", enrolled.folder / "none/removal.json")
+    result = enrolled("artists", "remove", "Ada", "--yes", "--receipt", "/dev/full")
 
     assert (result.exit_code, receipt_of(result)["artist"]) == (1, "Ada")
-    assert "the receipt could not be written (No such file or directory); `likeness receipts 1`" in result.stderr
+    assert result.stderr == (
+        "Error: /dev/full: the receipt could not be written (No space left on device); `likeness receipts 1` shows it "
+        "again\n"
+    )
     assert names(enrolled) == ["Bo"]
+
+
+def test_a_place_where_no_receipt_can_be_is_refused_before_anything_is_removed(enrolled):
+    result = enrolled("artists", "remove", "Ada", "--yes", "--receipt", enrolled.folder / "none/removal.json")
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"folder {enrolled.folder / 'none'} is not there" in result.stderr
+    assert names(enrolled) == ["Ada", "Bo"]
 
 
 def test_an_unknown_receipt_is_refused(enrolled):

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -205,13 +206,13 @@ def test_ctrl_c_while_the_encoder_loads_stops_without_a_traceback(enrolled):
 
 
 def kill_in_the_middle(cli: Cli, *command: object, n_lines: int = 2) -> int:
-    """Run a command and take its process away, as `kill -9` or a power cut does; returns how many lines it wrote."""
+    """Run a command and take its process away, as `kill -9` or a power cut does; returns how many tracks it did."""
     output = cli.folder / "killed.jsonl"
     process = cli.start(*command, "--output", output, encoder="SlowEncoder")
     wait_for_lines(output, n_lines, process)
     process.kill()
     process.communicate(timeout=60)
-    return len(output.read_text().splitlines())
+    return len(cli.rows("SELECT * FROM run_tracks WHERE outcome IS NOT NULL"))
 
 
 def test_a_killed_run_goes_on_after_a_choice_if_the_registry_changed(enrolled):
@@ -380,6 +381,49 @@ def test_a_disk_that_is_full_stops_the_run_with_the_files_name(enrolled):
     assert (result.exit_code, result.stdout) == (1, "")
     assert "Error: /dev/full: cannot be written (No space left on device)" in result.stderr
     assert "the same command goes on with what is left" in result.stderr
+
+
+def test_a_disk_that_fills_up_stops_the_run_and_keeps_what_was_decided(enrolled):
+    """The database's log may grow so far and no further, as on a full disk."""
+    command = ["batch", fill(enrolled, 40, broken=False), "--workers", "1"]
+    limit = (enrolled.home / "registry.db").stat().st_size + 64 * 1024
+
+    process = enrolled.start(*command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    stdout, stderr = process.communicate(timeout=120)
+    done = json_lines(stdout)
+    again = enrolled(*command)
+
+    assert process.returncode == 1
+    assert f"Error: {enrolled.home}/registry.db: " in stderr
+    assert "Free some space and run the command again" in stderr
+    assert "run 1: stopped; what is decided is kept, the same command goes on with what is left" in stderr
+    assert "Traceback" not in stderr
+    assert 0 < len(done) < 40
+    assert again.exit_code == 0
+    assert f"run 1: going on, {len(done)} tracks are done and {40 - len(done)} are left" in again.stderr
+    assert len(outcomes(done + json_lines(again.stdout))) == 40
+    assert enrolled.rows("SELECT COUNT(*) AS n, COUNT(DISTINCT path) AS paths FROM scans") == [{"n": 40, "paths": 40}]
+
+
+def test_a_store_that_another_process_holds_for_a_moment_is_waited_for(enrolled):
+    process = enrolled.start("batch", fill(enrolled, 6, broken=False), "--workers", "1", encoder="SlowEncoder")
+    first = process.stdout.readline()
+    with enrolled.store() as store, store.writing():
+        n_before = len(store.rows("SELECT * FROM run_tracks WHERE outcome IS NOT NULL"))
+        time.sleep(2)
+        n_after = len(store.rows("SELECT * FROM run_tracks WHERE outcome IS NOT NULL"))
+    rest, stderr = process.communicate(timeout=60)
+
+    assert n_before == n_after < 6
+    assert process.returncode == 0, stderr
+    assert len(outcomes(json_lines(first + rest))) == 6
+
+
+def test_a_recording_that_is_too_long_is_not_examined(enrolled):
+    result = enrolled("batch", fill(enrolled, 1, broken=False), "--workers", "1", "--max-hours", "0.001")
+
+    (line,) = json_lines(result.stdout)
+    assert (result.exit_code, line["outcome"], line["kind"]) == (3, "failed", "limit")
 
 
 def test_silence_and_noise_have_reasons(enrolled):

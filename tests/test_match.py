@@ -14,7 +14,7 @@ from registry import store as store_module
 from registry.config import REQUIRE_TWO_PERSONS, change_setting
 from registry.erasure import erase_artist, erase_reference
 from registry.errors import EncoderMismatch, NoThreshold
-from registry.identity import rename_artist
+from registry.identity import rename_artist, split_artist
 from registry.match import (
     CANDIDATES,
     KEPT_EVIDENCE,
@@ -579,3 +579,32 @@ def test_write_store_index_counts_what_it_wrote_and_removes_what_it_could_not_re
 def test_a_registry_without_vectors_has_no_index(store):
     assert write_store_index(store, print) == 0
     assert not index_path(store.home).exists()
+
+
+def test_a_reference_that_is_removed_meanwhile_is_not_matched_any_more(store, encoder):
+    enroll_vectors(store, encoder, "Ada", singer(0), content="one.wav")
+    second = enroll_vectors(store, encoder, "Ada", singer(3), content="two.wav").reference_id
+    voice = make_voiceprint(singer(3, seed=5))
+    matcher, _ = make_matcher(store, encoder)
+    before = matcher.match(voice)[0].norm_score
+    with Store(store.home) as other:
+        erase_reference(other, "Ada", second, lambda _: None)
+
+    matcher.refresh()
+
+    assert matcher.match(voice)[0].norm_score < before - 1
+    assert {item.reference_id for item in matcher.match(voice)[0].evidence} == {second - 1}
+
+
+def test_a_reference_whose_new_artist_withdraws_meanwhile_is_not_matched_any_more(store, encoder):
+    enroll_vectors(store, encoder, "Ada", singer(0), content="one.wav")
+    second = enroll_vectors(store, encoder, "Ada", singer(3), content="two.wav").reference_id
+    voice = make_voiceprint(singer(3, seed=5))
+    matcher, _ = make_matcher(store, encoder)
+    with Store(store.home) as other:
+        split_artist(other, "Ada", [second], "Bo")
+        withdraw_consent(other, "Bo")
+
+    matcher.refresh()
+
+    assert {item.reference_id for item in matcher.match(voice)[0].evidence} == {second - 1}

@@ -15,13 +15,14 @@ import soundfile
 
 from embeddings.errors import ModelError
 from embeddings.extract import embed_file
-from embeddings.limits import Limits
+from embeddings.limits import DEFAULT_LIMITS, Limits
 from embeddings.vocals import Windows
 from embeddings.workers import EncoderProcess
 from registry import runs
+from registry.erasure import erase_artist
 from registry.errors import EncoderMismatch, RegistryError
 from registry.match import Matcher
-from registry.pipeline import Pipeline
+from registry.pipeline import Pipeline, _Track
 from registry.records import Scan
 from registry.store import Store
 from tests.batches import Batch, HopelessEncoder, other_process, start_encoder
@@ -148,6 +149,23 @@ def test_more_workers_than_tracks_are_not_started(batch, monkeypatch):
     assert len(started) == 1
 
 
+def test_an_artist_who_is_removed_while_a_batch_runs_is_in_no_later_outcome(batch, monkeypatch):
+    for number in range(4):
+        batch.cli.sing(f"in/{number}.wav", 1, song=number)
+
+    def remove_ada(item: dict[str, Any], scan: Scan | None) -> None:
+        if not batch.outcomes:
+            erase_artist(batch.store, "Ada", batch.said.append)
+        batch.outcomes.append((item, scan))
+
+    monkeypatch.setattr("registry.pipeline.BATCH_WINDOWS", 1)
+    monkeypatch.setattr(batch, "report", remove_ada)
+    batch.examine(batch.cli.folder / "in")
+
+    matched = [{match.artist for match in scan.matches} for _, scan in batch.outcomes]
+    assert matched == [{"Ada", "Bo"}, {"Bo"}, {"Bo"}, {"Bo"}]
+
+
 # -- the encoder's share ----------------------------------------------------------------------------------------------
 
 
@@ -161,13 +179,16 @@ class Inbox:
         self.shapes.append(samples.shape)
 
 
+def some_windows(n_windows: int, n_samples: int) -> Windows:
+    return Windows(np.zeros((n_windows, n_samples), np.float32), np.zeros(n_windows), np.zeros(n_windows))
+
+
 def test_windows_travel_together_up_to_a_batch_and_only_with_others_of_their_length():
     inbox = Inbox()
-    pipeline = Pipeline(None, None, inbox, None, 1, Limits())
+    pipeline = Pipeline(None, None, inbox, None, 1, DEFAULT_LIMITS)
 
     for n_windows, n_samples in [(20, 64000), (11, 64000), (20, 64000), (5, 64000), (1, 40000), (32, 64000)]:
-        windows = Windows(np.zeros((n_windows, n_samples), np.float32), np.zeros(n_windows), np.zeros(n_windows))
-        pipeline._ready.append((None, windows))
+        pipeline._ready.append((None, some_windows(n_windows, n_samples)))
     pipeline._feed_encoder()
     pipeline._feed_encoder()
     pipeline._embedding.clear()  # as if it had answered
@@ -460,6 +481,19 @@ def test_an_encoder_that_always_dies_stops_the_run_and_no_track_is_blamed(batch_
     batch.encoder = encoder
     run = batch.examine(folder)
     assert runs.run_outcomes(batch.store, run.run_id) == {"flagged": 25}
+
+
+def test_a_track_is_not_failed_for_one_that_was_let_go_and_shared_its_batch():
+    inbox = Inbox()
+    pipeline = Pipeline(None, None, inbox, None, 1, DEFAULT_LIMITS)
+    let_go, other = (_Track({"position": i}, None) for i in range(2))
+    let_go.is_dropped = True
+
+    pipeline._isolate([(track, some_windows(3, 64000)) for track in (let_go, other)], ModelError("not finite"))
+
+    assert inbox.shapes == [(3, 64000)]
+    assert [track for track, _ in pipeline._embedding.popleft()] == [other]
+    assert not other.is_dropped
 
 
 class EncoderMurder(Pipeline):
