@@ -24,7 +24,13 @@ from registry.match import Matcher
 from registry.pipeline import Pipeline
 from registry.records import Run, Scan
 from registry.store import Store
-from tests.cli_fakes import REPO, Cli, FakeEncoder
+from tests.cli_fakes import REPO, Cli, FakeEncoder, SlowEncoder
+
+
+class UnhurriedEncoder(SlowEncoder):
+    """Leaves some time for things to happen in."""
+
+    delay_s = 0.03
 
 
 class HopelessEncoder(FakeEncoder):

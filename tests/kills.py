@@ -1,21 +1,17 @@
 """Kill the processes of batches and enrolments, and see whether anything is lost, doubled or unsound afterwards.
 
 `Trial` is a registry with tracks to examine and singers to enroll; its methods give one command again and again, each
-time with a kill, until it has done its work, and check what is on record. As a program, ``python -m tests.kills PLAN
-COMMAND ...``, this is `likeness` that kills itself or its children as PLAN (JSON) says.
+time with a kill, until it has done its work, and check what is on record. `kill_driver` is what kills.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import itertools
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -28,6 +24,7 @@ import numpy as np
 from registry.check import find_problems
 from registry.store import Store
 from tests.cli_fakes import CONSENT, RATE_HZ, REPO, write_model
+from tests.kill_driver import COMMIT_S, HANG_S, is_running
 
 sys.path.insert(0, str(REPO / "scripts"))  # scripts import each other by bare name
 
@@ -55,113 +52,6 @@ ENROLL_POINTS = {
     "enrolling parent, during index write": 3,
 }
 POINTS = {**BATCH_POINTS, **ENROLL_POINTS}
-
-#: Seconds after which a thread kills that was started at the beginning of a commit, or of the writing of an index.
-COMMIT_S = 0.002
-#: A command that takes longer than this hangs.
-HANG_S = 180.0
-
-
-# -- the command that is killed ----------------------------------------------------------------------------------------
-
-
-def run_command(plan: dict[str, Any], command: list[str]) -> None:
-    """Run a command of `likeness` in this process, armed.
-
-    Parameters
-    ----------
-    plan : dict
-        encoder: a class of `tests.cli_fakes`, or "" for the real one. log: file for what is started and killed.
-        place: where this process kills itself, at the call number `call`, `delay_s` after it; or "any time", at the
-        Unix time `at_s`. victim: children to kill instead, `n_kills` of them, every `every_s` seconds on average.
-    """
-    import embeddings.encoder
-    from embeddings import workers
-    from registry.cli import main
-    from tests import cli_fakes
-
-    faulthandler.dump_traceback_later(HANG_S - 10, exit=True)
-    if plan["encoder"]:
-        embeddings.encoder.SpeechBrainEncoder = getattr(cli_fakes, plan["encoder"])  # type: ignore[misc]
-    log = os.open(plan["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    children: list[tuple[str, int]] = []
-    start_child = workers._Child.__init__
-
-    def start_and_note(child: Any, *arguments: Any) -> None:
-        start_child(child, *arguments)
-        children.append(("encoder" if isinstance(child, workers.EncoderProcess) else "decoder", child.pid))
-        os.write(log, f"started {child.pid}\n".encode())
-
-    workers._Child.__init__ = start_and_note  # type: ignore[method-assign]
-    if plan.get("place") == "any time":
-        kill_soon(max(0.0, plan["at_s"] - time.time()))
-    elif "place" in plan:
-        kill_at(plan["place"], plan["call"], plan["delay_s"], is_batch=command[0] == "batch")
-    if "victim" in plan:
-        threading.Thread(target=hunt, args=(plan, children, log), daemon=True).start()
-    main(command, prog_name="likeness")
-
-
-def kill_soon(delay_s: float) -> None:
-    def kill() -> None:
-        time.sleep(delay_s)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=kill, daemon=True).start()
-
-
-def kill_at(place: str, call: int, delay_s: float, *, is_batch: bool) -> None:
-    """Let this process kill itself when it comes to a place for the `call`-th time."""
-    import sqlite_utils
-
-    from embeddings.workers import EncoderProcess
-    from registry import enroll, match, pipeline
-
-    numbers = itertools.count(1)
-    owner, name = {
-        "after embed": (EncoderProcess, "receive") if is_batch else (enroll, "embed_file"),
-        "before write": (pipeline.runs, "finish_track") if is_batch else (enroll, "_write"),
-        "inside commit": (sqlite_utils.Database, "execute"),
-        "after commit": (sqlite_utils.Database, "execute"),
-        "during index write": (match, "write_index"),
-    }[place]
-    original: Callable[..., Any] = getattr(owner, name)
-
-    def wrapped(*arguments: Any, **options: Any) -> Any:
-        if "commit" in place and arguments[1:] != ("COMMIT",):
-            return original(*arguments, **options)
-        is_last = next(numbers) == call
-        if is_last and place == "before write":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if is_last and place in ("inside commit", "during index write"):
-            kill_soon(delay_s)
-        result = original(*arguments, **options)
-        if is_last and place.startswith("after"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    setattr(owner, name, wrapped)
-
-
-def hunt(plan: dict[str, Any], children: list[tuple[str, int]], log: int) -> None:
-    """Kill a child now and then."""
-    rng, n_left = random.Random(plan["seed"]), plan["n_kills"]
-    while n_left:
-        time.sleep(rng.uniform(0, 2 * plan["every_s"]))
-        if pids := [pid for kind, pid in children if kind == plan["victim"] and is_running(pid)]:
-            os.kill(rng.choice(pids), signal.SIGKILL)
-            os.write(log, b"killed\n")
-            n_left -= 1
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-# -- trials ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -201,6 +91,11 @@ class Tally:
         self.problems.append(f"unsound: {what}")
 
 
+def sing(singer: voices.Singer, name: str, duration_s: float) -> np.ndarray:
+    rng = voices.rng_for(name)
+    return voices.render_song(singer, voices.compose(singer, rng, duration_s), rng)
+
+
 @dataclass
 class Started:
     """A command that was begun."""
@@ -222,23 +117,25 @@ class Trial:
         Tracks of a few seconds; beside them lie one of a minute and a half, one that is silent and one that is text.
     seed : int
         Of the moments at which processes are killed.
-    encoder : str
-        A class of `tests.cli_fakes`, or "" for the built-in encoder.
+    is_real : bool
+        With the built-in encoder, not a fake.
     keep_audio : bool
         Every second enrolment copies its recordings into the registry.
     """
 
     def __init__(
-        self, folder: Path, *, n_tracks: int, seed: int, encoder: str = "FakeEncoder", keep_audio: bool = True
+        self, folder: Path, *, n_tracks: int, seed: int, is_real: bool = False, keep_audio: bool = True
     ) -> None:
         self.folder, self.home, self.tracks = folder, folder / "home", folder / "tracks"
-        self._encoder, self._n_tracks, self._rng = encoder, n_tracks, random.Random(seed)
-        self._keep_audio = keep_audio
+        self._n_tracks, self._rng = n_tracks, random.Random(seed)
+        self._is_real, self._keep_audio = is_real, keep_audio
         self._n_commands, self._n_artists = 0, 0
         self._usual_s: dict[str, float] = {}  # how long each command took when it was last left in peace
-        self._songs = [self._song(singer) for singer in voices.ENROLLED]
-        if encoder:
-            strangers = [self._song(voices.STRANGERS[0].imitated(voices.rng_for(f"{i}"), 0.2)) for i in range(20)]
+        self._songs = [sing(singer, singer.name, 12.0) for singer in voices.ENROLLED]
+        if not is_real:
+            names = [f"stranger {number}" for number in range(20)]
+            greta = voices.STRANGERS[0]
+            strangers = [sing(greta.imitated(voices.rng_for(name), 0.2), name, 4.0) for name in names]
             model = write_model(folder / "model", lambda s, *, f0_hz, seed: strangers[seed - 1000][: int(s * RATE_HZ)])
             self._succeed("init", "--encoder", model, "--trust-model")
         for number in range(2):
@@ -251,10 +148,6 @@ class Trial:
         (self.tracks / "text.wav").write_text("not audio")
         self._succeed("batch", self.tracks, "--workers", "2", "--output", folder / "undisturbed.jsonl", exit_code=3)
         self._expected = self._outcomes(self._latest_run())
-
-    def _song(self, singer: voices.Singer) -> np.ndarray:
-        rng = voices.rng_for(singer.name)
-        return voices.render_song(singer, voices.compose(singer, rng, 12.0), rng)
 
     def _write_piece(self, path: Path, who: int, start_s: float, duration_s: float) -> Path:
         """Write a piece of the song of a singer, which goes round and round."""
@@ -269,8 +162,10 @@ class Trial:
         """Begin a command."""
         self._n_commands += 1
         log = self.folder / f"command-{self._n_commands}.log"
-        plan = {**plan, "encoder": self._encoder, "log": str(log), "seed": self._rng.randrange(2**32)}
-        arguments = ["-m", "tests.kills", json.dumps(plan), *map(str, command), "--home", str(self.home)]
+        # Where children are to be killed, there must be some time to do it in.
+        encoder = "" if self._is_real else "UnhurriedEncoder" if "victim" in plan else "FakeEncoder"
+        plan = {**plan, "encoder": encoder, "log": str(log), "seed": self._rng.randrange(2**32)}
+        arguments = ["-m", "tests.kill_driver", json.dumps(plan), *map(str, command), "--home", str(self.home)]
         pipe, begun_s = subprocess.PIPE, time.time()
         process = subprocess.Popen([sys.executable, *arguments], cwd=REPO, text=True, stdout=pipe, stderr=pipe)
         return Started(process, log, str(command[0]), begun_s)
@@ -302,7 +197,7 @@ class Trial:
         victim, place = point.removeprefix("enrolling ").split(", ")
         if victim in ("decoder", "encoder"):
             every_s = 0.5 if victim == "decoder" else 1.0
-            return {"victim": victim, "n_kills": n_kills, "every_s": every_s if self._encoder else 4 * every_s}
+            return {"victim": victim, "n_kills": n_kills, "every_s": 4 * every_s if self._is_real else every_s}
         if place in ("any time", "while another shares the run"):
             return {"place": "any time", "at_s": time.time() + self._rng.uniform(0, self._usual_s[command])}
         return {"place": place, "call": self._rng.randint(1, n_calls), "delay_s": self._rng.uniform(0, COMMIT_S)}
@@ -373,7 +268,7 @@ class Trial:
     def _outcomes(self, run_id: int) -> dict[str, tuple[Any, ...]]:
         """Outcome by path; with the fake encoder also the reason, in which the best score stands."""
         # Windows travel in other company each time, which moves the last bits of the real encoder's scores.
-        names = ("outcome", "kind", "reason") if self._encoder else ("outcome", "kind")
+        names = ("outcome", "kind") if self._is_real else ("outcome", "kind", "reason")
         rows = self._rows("SELECT * FROM run_tracks WHERE run_id = ?", run_id)
         return {row["path"]: tuple(row[name] for name in names) for row in rows}
 
@@ -439,7 +334,7 @@ def kill_at_point(trial: Trial, point: str, n_kills: int, on_progress: Callable[
     """Kill at one point until there were about `n_kills` kills."""
     tally = Tally()
     # So many to a run as leave it some progress in between, and most tracks that were hit the chance of a second try.
-    at_once = {"decoder": 12, "encoder": 6}.get(point.split(",")[0], 1 if "shares" in point else 8)
+    at_once = {"decoder": 8, "encoder": 4}.get(point.split(",")[0], 1 if "shares" in point else 8)
     while (left := n_kills - tally.n_kills) > 0 and tally.n_sequences < 10 * n_kills + 10:
         if point in ENROLL_POINTS:
             trial.kill_enrolment(point, min(left, 2), tally)
@@ -448,7 +343,3 @@ def kill_at_point(trial: Trial, point: str, n_kills: int, on_progress: Callable[
         if on_progress is not None:
             on_progress(tally)
     return tally
-
-
-if __name__ == "__main__":
-    run_command(json.loads(sys.argv[1]), sys.argv[2:])

@@ -47,6 +47,16 @@ def outcomes(lines: list[dict[str, Any]]) -> dict[str, str]:
     return {Path(line["path"]).name: line["outcome"] for line in lines}
 
 
+def notes(stderr: str) -> list[str]:
+    """What was said, but for the head of the audit, which is said once behind the summary."""
+    lines = stderr.splitlines()
+    heads = [line for line in lines if re.fullmatch(r"audit head \d+ [0-9a-f]{64}", line)]
+    assert len(heads) == 1
+    assert "registry revision" in lines[lines.index(heads[0]) - 1]
+    lines.remove(heads[0])
+    return lines
+
+
 def wait_for_lines(path: Path, n_lines: int, process: subprocess.Popen[str]) -> None:
     give_up_s = time.monotonic() + 60
     while not (path.exists() and len(path.read_text().splitlines()) >= n_lines):
@@ -62,7 +72,7 @@ def test_one_line_per_track_on_stdout_and_a_summary_beside_it(enrolled):
     check_units(lines)
     assert result.exit_code == 3
     assert outcomes(lines) == {"0.wav": "flagged", "1.wav": "flagged", "2.wav": "clear", "broken.wav": "failed"}
-    assert result.stderr == "run 1: 2 flagged, 1 clear, 1 failed; threshold 1.00, registry revision 4\n"
+    assert notes(result.stderr) == ["run 1: 2 flagged, 1 clear, 1 failed; threshold 1.00, registry revision 4"]
     failed = next(line for line in lines if line["outcome"] == "failed")
     assert failed == {
         "position": 3,
@@ -171,8 +181,9 @@ def test_ctrl_c_stops_a_run_and_the_same_command_does_what_is_left(enrolled):
     again = enrolled(*command)
 
     assert (process.returncode, stdout) == (130, "")
-    assert stderr.splitlines()[0].endswith(" open; threshold 1.00, registry revision 4")
-    assert stderr.splitlines()[1:] == [
+    summary, *rest = notes(stderr)
+    assert summary.endswith(" open; threshold 1.00, registry revision 4")
+    assert rest == [
         "run 1: stopped; what is decided is kept, the same command goes on with what is left",
         "stopped by Ctrl-C",
     ]
@@ -255,7 +266,7 @@ def test_an_encoder_that_always_dies_stops_the_run_with_its_reason(enrolled, mon
     result = enrolled("batch", fill(enrolled, 20, broken=False), "--workers", "1")
 
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.splitlines()[-3:] == [
+    assert notes(result.stderr)[-3:] == [
         "run 1: 20 open; threshold 1.00, registry revision 4",
         "run 1: stopped; what is decided is kept, the same command goes on with what is left",
         "Error: run 1: the encoder died 5 times in a row (the process that runs the encoder was ended by SIGKILL "
@@ -362,7 +373,7 @@ def test_on_a_terminal_a_bar_shows_rate_and_time_left_and_results_stay_apart(enr
     assert "8/8" in bars
     assert re.search(r"\d/8.* tracks \(\d+\.\d a (second|minute)\).*left.*\d:\d\d:\d\d", bars)
     assert len(outcomes(json_lines(output.read_text()))) == 8
-    assert bars.rstrip().endswith("; threshold 1.00, registry revision 4")
+    assert notes(bars[bars.rindex("run 1: ") :]) == ["run 1: 5 flagged, 3 clear; threshold 1.00, registry revision 4"]
 
 
 def test_where_stderr_is_no_terminal_there_is_no_bar(enrolled):
@@ -371,7 +382,7 @@ def test_where_stderr_is_no_terminal_there_is_no_bar(enrolled):
     stdout, stderr = process.communicate(timeout=60)
 
     assert (process.returncode, len(json_lines(stdout))) == (0, 1)
-    assert stderr == "run 1: 1 flagged; threshold 1.00, registry revision 4\n"
+    assert notes(stderr) == ["run 1: 1 flagged; threshold 1.00, registry revision 4"]
 
 
 def test_a_disk_that_is_full_stops_the_run_with_the_files_name(enrolled):

@@ -14,7 +14,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_nothing_is_lost_doubled_or_unsound_after_a_kill(trial, point):
-    n_kills = {"decoder, any time": 6, "encoder, any time": 3}.get(point, 1 if "enrolling" in point else 2)
+    n_kills = {"decoder, any time": 8, "encoder, any time": 4, "parent, inside commit": 2}.get(point, 1)
 
     tally = kill_at_point(trial, point, n_kills)
 

@@ -278,7 +278,7 @@ def test_consents_and_removals_are_counted_for_those_who_match_meanwhile(store, 
     erasure.erase_artist(store, "Ada", print)
     counts.append(store.rights)
 
-    assert counts == [1, 2, 3, 3, 6]  # the artist and its two consents
+    assert counts == [1, 2, 3, 3, 7]  # the artist, its reference and its two consents
     assert store.next_expiry() == ""
 
 

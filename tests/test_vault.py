@@ -134,7 +134,7 @@ def test_what_is_sealed_opens(key, data):
     sealed = key.seal(data, "template")
 
     assert len(sealed) == len(data) + 28
-    assert not data or data not in sealed
+    assert len(data) < 8 or data not in sealed  # a byte or two stand there by chance
     assert key.open(sealed, "template") == data
 
 
