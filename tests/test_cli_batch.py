@@ -373,7 +373,7 @@ def test_on_a_terminal_a_bar_shows_rate_and_time_left_and_results_stay_apart(enr
     assert "8/8" in bars
     assert re.search(r"\d/8.* tracks \(\d+\.\d a (second|minute)\).*left.*\d:\d\d:\d\d", bars)
     assert len(outcomes(json_lines(output.read_text()))) == 8
-    assert notes(bars[bars.rindex("run 1: ") :]) == ["run 1: 5 flagged, 3 clear; threshold 1.00, registry revision 4"]
+    assert notes(bars[bars.rindex("run 1: ") :]) == ["run 1: 6 flagged, 2 clear; threshold 1.00, registry revision 4"]
 
 
 def test_where_stderr_is_no_terminal_there_is_no_bar(enrolled):
