@@ -1,6 +1,6 @@
 """Measure what encryption costs: an encrypted and a plain registry of the same made-up voices, side by side in one run.
 
-    PYTHONPATH=. python scripts/bench_encryption.py --quick --json figures.json
+    python scripts/bench_encryption.py --quick --json figures.json
 
 12,500 artists with a reference of 8 windows and 8 templates each, 100,000 templates in all (--quick: a tenth), written
 through the functions that `likeness enroll` uses, without the audio and the model. Then, in turn and in an order that
@@ -32,99 +32,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from large_registry import (
+    DIM,
+    TEMPLATES,
+    MadeUpEncoder,
+    add_artist,
+    consent_of,
+    fill,
+    name_of,
+    path_of,
+    unit_vectors,
+)
 
 from embeddings.extract import Voiceprint
-from embeddings.model_dir import Cohort
-from registry import audit, rights
 from registry.encryption import encrypt_registry, rotate_key
 from registry.match import Matcher, write_store_index
-from registry.records import Consent, NewTemplate, Reference
-from registry.store import Store, now
+from registry.store import Store
 
-DIM = 192
-N_TEMPLATES = 8
 N_ARTISTS = 12_500
 #: Windows of four minutes, 4 s every 2 s.
 N_WINDOWS = 119
 N_SEARCHED = 100
-#: Artists that are written in one transaction while the registries are made.
-CHUNK = 500
 SYSTEMS = ("plain", "encrypted")
 
 Row = dict[str, str | float]
 
 
-class MadeUpEncoder:
-    """What a registry asks of an encoder, with vectors in random directions; it embeds nothing."""
-
-    encoder_id, source, calibration = "b" * 64, "made up", None
-    dim, rate_hz, window_s, hop_s = DIM, 16_000, 4.0, 2.0
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.cohort = Cohort(unit_vectors(rng, 800), np.repeat(np.arange(400), 2), "c" * 64)
-
-
-def unit_vectors(rng: np.random.Generator, n: int) -> np.ndarray:
-    vectors = rng.standard_normal((n, DIM), dtype=np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors
-
-
-def name_of(number: int) -> str:
-    return f"Singer {number:06} of the made-up choir"
-
-
-def path_of(number: int) -> str:
-    return f"/music/made-up/{number:06}/take one.wav"
-
-
-def consent_of(number: int) -> str:
-    return f"release-2026-{number:06}"
-
-
-def add_artist(store: Store, encoder: Any, number: int, windows: np.ndarray) -> None:
-    """Enroll an artist whose templates are the first windows; inside `store.writing`, as `registry.enroll` does it."""
-    consent, start_s = Consent(consent_of(number)), 2.0 * np.arange(len(windows))
-    reference = Reference(
-        reference_id=0,
-        artist=name_of(number),
-        path=path_of(number),
-        kept_path=None,
-        content_id=f"{number:064x}",
-        duration_s=240.0,
-        voiced_s=240.0,
-        n_windows=len(windows),
-        consent=consent.ref,
-        consent_expires_at=None,
-        status="active",
-        enrolled_by="bench",
-        approved_by=None,
-        force_reason=None,
-        own_norm_score=None,
-        added_at=now(),
-    )
-    store.bind_encoder(encoder)
-    artist_id = store.add_artist(reference.artist)
-    consent_id = rights.add_consent(store, artist_id, consent)
-    reference_id = store.add_reference(reference, consent_id, windows, np.column_stack([start_s, start_s + 4.0]))
-    payload = {"reference_id": reference_id, "path": reference.path, "content_id": reference.content_id}
-    audit.append(store, "reference.enroll", payload, artist_id=artist_id)
-    templates = [NewTemplate(windows[i], reference_id, float(start_s[i]), float(start_s[i]) + 4.0, 1) for i in range(8)]
-    store.replace_templates(artist_id, templates)
-
-
-def make_registry(home: Path, key_path: Path | None, encoder: Any, vectors: np.ndarray) -> None:
-    """Write a registry of the artists whose templates are `vectors`, (n_artists, N_TEMPLATES, DIM)."""
+def make_registry(home: Path, key_path: Path | None, encoder: MadeUpEncoder, vectors: np.ndarray) -> None:
+    """Write a registry of the artists whose templates are `vectors`, (n_artists, TEMPLATES, DIM)."""
     with Store(home, create=True) as store:
         if key_path is not None:
             encrypt_registry(store, "bench", f"file:{key_path}")
-        for first in range(0, len(vectors), CHUNK):
-            with store.writing():
-                for number, windows in enumerate(vectors[first : first + CHUNK], start=first):
-                    add_artist(store, encoder, number, windows)
-        write_store_index(store, print)
-        store.compact()
-        store.empty_log(30.0)
+        fill(store, encoder, vectors)
 
 
 @contextmanager
@@ -154,7 +93,7 @@ def measure(homes: dict[str, Path], encoder: Any, n_rounds: int, rng: np.random.
                 answers[system] = [(match.artist, match.score, match.evidence) for match in matches]
                 n_enrolled[system] += 1
                 with timed(times_s["enroll"][system]), store.writing():
-                    add_artist(store, encoder, 900_000 + n_enrolled[system], added)
+                    add_artist(store, encoder, name_of(900_000 + n_enrolled[system]), added)
                 write_store_index(store, print)
         if answers["plain"] != answers["encrypted"]:
             raise SystemExit("the two registries answer differently")
@@ -189,8 +128,8 @@ def search_homes(homes: dict[str, Path], vectors: np.ndarray, rng: np.random.Gen
     chosen = rng.choice(len(vectors), N_SEARCHED, replace=False).tolist()
     secrets: dict[str, Callable[[int], bytes]] = {
         "name": lambda number: name_of(number).encode(),
-        "path": lambda number: path_of(number).encode(),
-        "consent": lambda number: consent_of(number).encode(),
+        "path": lambda number: path_of(name_of(number)).encode(),
+        "consent": lambda number: consent_of(name_of(number)).encode(),
         "vector": lambda number: vectors[number, 0].astype("<f4").tobytes()[:16],
     }
     rows: list[Row] = []
@@ -233,9 +172,9 @@ def main() -> None:
 
     n_artists, n_rounds = (N_ARTISTS // 10, 5) if arguments.quick else (N_ARTISTS, 10)
     rng = np.random.default_rng(arguments.seed)
-    vectors = unit_vectors(rng, n_artists * N_TEMPLATES).reshape(n_artists, N_TEMPLATES, DIM)
+    vectors = unit_vectors(rng, n_artists * TEMPLATES).reshape(n_artists, TEMPLATES, DIM)
     encoder = MadeUpEncoder(rng)
-    trials = f"random, artists={n_artists}, templates={n_artists * N_TEMPLATES}, dim={DIM}"
+    trials = f"random, artists={n_artists}, templates={n_artists * TEMPLATES}, dim={DIM}"
     print(f"{trials}, {n_rounds} rounds; median (5 % and 95 %); ratio: times the plain one, same round")
     with tempfile.TemporaryDirectory() as folder:
         homes = {system: Path(folder) / system for system in SYSTEMS}

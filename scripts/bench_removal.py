@@ -20,11 +20,12 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-from large_registry import TEMPLATES, fill
+from large_registry import TEMPLATES, MadeUpEncoder, consent_of, fill, name_of, path_of, unit_vectors
 
 from registry import encryption, erasure
-from registry.match import write_store_index
 from registry.store import Store
+
+WINDOWS = 24  # of each artist's one reference
 
 
 def quiet(_: str) -> None:
@@ -37,7 +38,7 @@ def marks_of(store: Store, name: str) -> list[bytes]:
     gallery = store.gallery()
     vectors = [*gallery.vectors[gallery.artist_id == artist_id], *store.reference_windows(artist_id)[0][1]]
     unique = {np.ascontiguousarray(vector, "<f4").tobytes()[: erasure.MARK_BYTES] for vector in vectors}
-    return [*unique, name.encode(), f"/references/{name}.wav".encode(), f"release of {name}".encode()]
+    return [*unique, name.encode(), path_of(name).encode(), consent_of(name).encode()]
 
 
 def n_found(home: Path, marks: list[bytes]) -> int:
@@ -61,24 +62,25 @@ def measure(n_templates: int, sealed: bool) -> list[dict]:
             if sealed:
                 os.environ.pop("LIKENESS_KEY", None)
                 encryption.encrypt_registry(store, "bench", f"file:{folder}/master.key")
-            fill(store, n_templates // TEMPLATES)
-            write_store_index(store, quiet)
+            rng = np.random.default_rng(1)
+            n_artists = n_templates // TEMPLATES
+            fill(store, MadeUpEncoder(rng), unit_vectors(rng, n_artists * WINDOWS).reshape(n_artists, WINDOWS, -1))
             row("home_mib", sum(path.stat().st_size for path in home.rglob("*") if path.is_file()) / 2**20)
 
-            marks = marks_of(store, "artist 000007")
+            marks = marks_of(store, name_of(7))
             row("marks_before", n_found(home, marks))
             start_s = time.perf_counter()
-            receipt = erasure.erase_artist(store, "artist 000007", quiet)
+            receipt = erasure.erase_artist(store, name_of(7), quiet)
             row("removal_s", time.perf_counter() - start_s)
             row("marks_after", n_found(home, marks))
             row("steps_pending", len(receipt["pending"]))
 
-            marks = marks_of(store, "artist 000008")
+            marks = marks_of(store, name_of(8))
             with closing(sqlite3.connect(store.path)) as reader:
                 reader.execute("BEGIN")
                 reader.execute("SELECT COUNT(*) FROM templates").fetchone()
                 erasure.WAIT_S = 0.5
-                receipt = erasure.erase_artist(store, "artist 000008", quiet)
+                receipt = erasure.erase_artist(store, name_of(8), quiet)
                 row("held_up_steps_pending", len(receipt["pending"]))
                 row("held_up_marks_while_read", n_found(home, marks))
             start_s = time.perf_counter()

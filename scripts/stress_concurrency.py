@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from large_registry import TEMPLATES, add_artist, fill, made_up_encoder, unit_rows
+from large_registry import TEMPLATES, MadeUpEncoder, add_artist, fill, name_of, unit_vectors
 
 from embeddings.extract import Voiceprint
 from registry import erasure, identity, rights
@@ -34,7 +34,7 @@ from registry.store import Store
 
 N_ARTISTS = 40
 #: An artist who is never changed: every reader must find it every time.
-STEADY = "artist 000000"
+STEADY = name_of(0)
 #: What there must be none of.
 BAD, LEFT = "torn, stale or an error", "removals not finished afterwards"
 
@@ -51,7 +51,7 @@ def generation_of(vectors: np.ndarray) -> np.ndarray:
 def mark(store: Store, name: str, generation: int, rng: np.random.Generator) -> None:
     """Give an artist templates that say of which generation they are; call inside `store.writing`."""
     (reference, *_) = store.references(name)
-    vectors = unit_rows(rng, TEMPLATES)
+    vectors = unit_vectors(rng, TEMPLATES)
     signs = np.where((generation >> np.arange(16)) & 1, 1.0, -1.0)
     vectors[:, :16] = (np.abs(vectors[:, :16]) + 1e-3) * signs
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -62,6 +62,7 @@ def mark(store: Store, name: str, generation: int, rng: np.random.Generator) -> 
 def write(home: Path, until_s: float, results: Any) -> None:
     """Change the registry until the time is over."""
     rng = np.random.default_rng(5)
+    encoder = MadeUpEncoder(rng)
     counts: Counter[str] = Counter()
     generation = 1
     while time.time() < until_s:
@@ -84,7 +85,7 @@ def write(home: Path, until_s: float, results: Any) -> None:
                     erasure.erase_artist(store, name, quiet)
                     name = f"{name.split(' =')[0]} ={generation}"
                     with store.writing():
-                        add_artist(store, name, rng)
+                        add_artist(store, encoder, name, unit_vectors(rng, TEMPLATES))
                         mark(store, name, generation, rng)
                 write_store_index(store, quiet)
             counts[what] += 1
@@ -95,7 +96,7 @@ def write(home: Path, until_s: float, results: Any) -> None:
 
 def read(home: Path, until_s: float, results: Any) -> None:
     """Open and check the registry until the time is over."""
-    encoder = made_up_encoder()
+    encoder = MadeUpEncoder(np.random.default_rng(7))
     counts: Counter[str] = Counter()
     revision = -1
     while time.time() < until_s:
@@ -145,7 +146,9 @@ def stress(n_readers: int, duration_s: float) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         with Store(home, create=True, actor="stress") as store:
-            fill(store, N_ARTISTS)
+            rng = np.random.default_rng(1)
+            vectors = unit_vectors(rng, N_ARTISTS * TEMPLATES).reshape(N_ARTISTS, TEMPLATES, -1)
+            fill(store, MadeUpEncoder(rng), vectors)
             with store.writing():
                 for artist in store.artists():
                     mark(store, artist.name, 0, np.random.default_rng(artist.artist_id))
