@@ -89,6 +89,24 @@ def append(
     )
 
 
+def move_reference(store: Store, reference_id: int, artist_id: int, into_id: int) -> None:
+    """Let what is said of a reference go with it to another artist; call inside `store.writing`."""
+    for seq, text in reference_entries(store, artist_id, reference_id).items():
+        moved = {"artist_id": into_id, "payload": store.seal_text(into_id, text, "audit")}
+        store.db.table("audit_payloads").update(seq, moved)
+
+
+def reference_entries(store: Store, artist_id: int, reference_id: int) -> dict[int, str]:
+    """What is said of one reference of an artist, by number of the entry."""
+    rows = store.rows(
+        "SELECT seq, artist_id, payload FROM audit_payloads JOIN audit USING (seq) "
+        "WHERE artist_id = ? AND action LIKE 'reference.%'",
+        [artist_id],
+    )
+    texts = {row["seq"]: _unseal(store, row) for row in rows}
+    return {seq: text for seq, text in texts.items() if json.loads(text).get("reference_id") == reference_id}
+
+
 def head_of(store: Store) -> Head:
     """The last entry of the chain."""
     rows = store.rows("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")

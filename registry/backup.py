@@ -20,7 +20,7 @@ from registry import audit
 from registry.erasure import replay
 from registry.errors import RegistryError, StoreBusy, StoreDamaged, StoreTooNew
 from registry.files import sync_directory
-from registry.kept_audio import KEPT_AUDIO
+from registry.kept_audio import KEPT_AUDIO, audio_locked
 from registry.records import path_of, path_text
 from registry.schema import MIGRATION_NAMES
 from registry.scratch import delete_abandoned, scratch_folder
@@ -216,7 +216,9 @@ def _first_problem(connection: sqlite3.Connection) -> str | None:
 def _drop_oldest(store: Store, folder: Path, keep: int) -> tuple[str, ...]:
     """Delete this registry's oldest backups in a folder but for so many; only files that are on record as such."""
     rows = store.rows("SELECT rowid, path FROM backups ORDER BY made_at DESC, rowid DESC")
-    old = [row for row in rows if path_of(row["path"]).parent == folder][keep:]
+    # Not those that were written down and never made, because the process was killed.
+    made = [row for row in rows if path_of(row["path"]).parent == folder and path_of(row["path"]).exists()]
+    old = made[keep:]
     for row in old:
         try:
             path_of(row["path"]).unlink(missing_ok=True)
@@ -315,6 +317,12 @@ def put_in_place(store: Store, prepared: Prepared, *, on_progress: OnProgress = 
     StoreBusy
         Somebody wrote to the registry since the backup was prepared, or is writing; nothing was changed.
     """
+    with audio_locked(store.home):
+        _put_in_place(store, prepared, on_progress)
+    store.empty_log(LOG_WAIT_S)
+
+
+def _put_in_place(store: Store, prepared: Prepared, on_progress: OnProgress) -> None:
     replaced = set(_kept_paths(store.db.conn))
     moved: list[Path] = []
     try:
@@ -338,7 +346,6 @@ def put_in_place(store: Store, prepared: Prepared, *, on_progress: OnProgress = 
         kept.replace(store.home / KEPT_AUDIO / kept.name)
     for kept_path in replaced - set(_kept_paths(store.db.conn)):
         (store.home / kept_path).unlink(missing_ok=True)
-    store.empty_log(LOG_WAIT_S)
 
 
 def read_receipts(path: Path) -> list[dict[str, Any]]:
@@ -491,12 +498,12 @@ _RAISE_COUNTER = "UPDATE meta SET value = CAST(1 + MAX(CAST(value AS INTEGER), :
 
 def _erasure_of(receipt: dict[str, Any]) -> dict[str, Any]:
     """The row of table `erasures` that a receipt was made from."""
-    columns = ("receipt", "erasure_id", "kind", "subject", "salt", "requested_at", "finished_at", "pending")
+    told = ("removed", "by", "not_reached", "also", "verified", "audit_head")  # nothing else: a name may be in it
     return {
         **{name: receipt[name] for name in ("kind", "subject", "salt", "requested_at")},
         "finished_at": receipt.get("finished_at") or now(),
         "pending": "{}",
-        "receipt": json.dumps({key: value for key, value in receipt.items() if key not in columns}),
+        "receipt": json.dumps({key: receipt[key] for key in told if key in receipt}),
     }
 
 

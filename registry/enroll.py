@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -20,7 +20,7 @@ from registry import audit, rights
 from registry.config import require_two_persons
 from registry.consistency import find_second_voice, own_norm_scores, reference_floors
 from registry.errors import AlreadyEnrolled, RegistryError
-from registry.kept_audio import RecordingChanged, keep_copy
+from registry.kept_audio import RecordingChanged, kept_copy
 from registry.manifest import find_recordings
 from registry.match import Matcher
 from registry.records import Consent, Reference, path_text
@@ -165,8 +165,7 @@ def enroll_recording(
         forced = _refuse_known(store, artist, voiceprint.content_id, force_reason)  # before a copy is made
         if found.refusal is not None and force_reason is None:
             return Enrollment(path_text(path), "refused", found.refusal, **measured)
-        with ExitStack() as on_failure:
-            kept_path, kept_key = (None, None) if seen is None else keep_copy(store, path, seen, on_failure)
+        with nullcontext((None, None)) if seen is None else kept_copy(store, path, seen) as (kept_path, kept_key):
             reference = Reference(
                 reference_id=0,
                 artist=artist,
@@ -187,7 +186,6 @@ def enroll_recording(
             with store.writing():
                 _refuse_known(store, artist, voiceprint.content_id, force_reason)
                 reference_id = _write(store, encoder, artist, consent, reference, kept_key, voiceprint)
-            on_failure.pop_all()
     except RecordingChanged as error:
         return Enrollment(path_text(path), "invalid", str(error))
     except AlreadyEnrolled as error:

@@ -78,7 +78,7 @@ def split_artist(store: Store, artist: str, reference_ids: Sequence[int], new_na
         moved = {reference_id: _consent_of(store, reference_id) for reference_id in reference_ids}
         copies = {consent_id: _copy_consent(store, consent_id, new_id) for consent_id in sorted(set(moved.values()))}
         for reference_id, consent_id in moved.items():
-            store.move_reference(reference_id, new_id, copies[consent_id])
+            _move_reference(store, reference_id, new_id, copies[consent_id])
         condense_artist(store, source.artist_id)
         condense_artist(store, new_id)
         detail = {"artist_id": new_id, "references": moved, "consents": copies}
@@ -189,7 +189,7 @@ def _move(store: Store, artist_id: int, into_id: int) -> dict[str, Any]:
     copies = {consent_id: _copy_consent(store, consent_id, into_id) for consent_id in consents}
     for reference_id, _, _ in store.reference_windows(artist_id, status=None):
         references[reference_id] = _consent_of(store, reference_id)
-        store.move_reference(reference_id, into_id, copies[references[reference_id]])
+        _move_reference(store, reference_id, into_id, copies[references[reference_id]])
     return {"references": references, "consents": copies}
 
 
@@ -198,7 +198,7 @@ def _move_back(store: Store, references: dict[str, int], artist_id: int) -> None
     here = {row["reference_id"] for row in store.rows("SELECT reference_id FROM artist_references")}
     for reference_id, consent_id in references.items():
         if int(reference_id) in here:
-            store.move_reference(int(reference_id), artist_id, consent_id)
+            _move_reference(store, int(reference_id), artist_id, consent_id)
 
 
 def _take_back(store: Store, consent_id: int, copy_id: int) -> None:
@@ -208,6 +208,13 @@ def _take_back(store: Store, consent_id: int, copy_id: int) -> None:
         store.db.table("consents").update(consent_id, {"withdrawn_at": copy["withdrawn_at"]})
     if not store.rows("SELECT 1 FROM artist_references WHERE consent_id = ?", [copy_id]):
         store.db.execute("DELETE FROM consents WHERE consent_id = ?", [copy_id])
+
+
+def _move_reference(store: Store, reference_id: int, artist_id: int, consent_id: int) -> None:
+    """Make a reference another artist's, with what the audit says of it."""
+    (row,) = store.rows("SELECT artist_id FROM artist_references WHERE reference_id = ?", [reference_id])
+    store.move_reference(reference_id, artist_id, consent_id)
+    audit.move_reference(store, reference_id, row["artist_id"], artist_id)
 
 
 def _consent_of(store: Store, reference_id: int) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,16 +23,23 @@ class RecordingChanged(RegistryError):
     """A recording is not the file any more that was embedded."""
 
 
-def keep_copy(store: Store, path: Path, seen: os.stat_result, on_failure: ExitStack) -> tuple[str, bytes | None]:
-    """Copy a recording into the home under a random name; `on_failure` deletes the copy.
+@contextmanager
+def kept_copy(store: Store, path: Path, seen: os.stat_result) -> Iterator[tuple[str, bytes | None]]:
+    """Copy a recording into the home under a random name; commit its reference inside, or the copy is deleted again.
 
-    The copy comes before its reference: a crash between the two leaves a file too many, which `check` names, not too
-    few.
+    Where a process is killed inside, the copy stays until the next one comes, which deletes what no reference names.
 
     Parameters
     ----------
     seen : os.stat_result
         Of the file before it was read; what is copied must be the same.
+
+    Yields
+    ------
+    kept_path : str
+        Relative to the home.
+    key : bytes or None
+        What the copy is sealed with, for `store.seal` with the artist's key; None where nothing is encrypted.
 
     Raises
     ------
@@ -38,19 +47,44 @@ def keep_copy(store: Store, path: Path, seen: os.stat_result, on_failure: ExitSt
         It is another file by now.
     RegistryError
         It cannot be copied.
-
-    Returns
-    -------
-    kept_path : str
-        Relative to the home.
-    key : bytes or None
-        What the copy is sealed with, for `store.seal` with the artist's key; None where nothing is encrypted.
     """
-    folder = store.home / KEPT_AUDIO
+    with audio_locked(store.home) as folder:
+        delete_orphans(store)
+        kept = folder / storable(f"{secrets.token_hex(16)}{path.suffix.lower()}")
+        key = None if store.vault is None else secrets.token_bytes(32)
+        try:
+            _copy(path, kept, seen, key)
+            yield str(kept.relative_to(store.home)), key
+        except BaseException:
+            kept.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def audio_locked(home: Path) -> Iterator[Path]:
+    """The folder of kept audio, made where it is absent, while nobody else puts copies into it or takes them away."""
+    folder = home / KEPT_AUDIO
     folder.mkdir(mode=0o700, exist_ok=True)
-    kept = folder / storable(f"{secrets.token_hex(16)}{path.suffix.lower()}")
-    key = None if store.vault is None else secrets.token_bytes(32)
-    on_failure.callback(kept.unlink, missing_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # not every file system has locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        os.close(descriptor)
+
+
+def delete_orphans(store: Store) -> None:
+    """Delete copies that no reference names, left by a process that was killed; call inside `audio_locked`."""
+    named = {
+        row["kept_path"] for row in store.rows("SELECT kept_path FROM artist_references WHERE kept_path IS NOT NULL")
+    }
+    for path in (store.home / KEPT_AUDIO).iterdir():
+        if str(path.relative_to(store.home)) not in named:
+            path.unlink(missing_ok=True)
+
+
+def _copy(path: Path, kept: Path, seen: os.stat_result, key: bytes | None) -> None:
     try:
         with open(path, "rb", opener=_without_waiting) as source, open(kept, "wb", opener=_private) as target:
             if _identity(os.fstat(source.fileno())) != _identity(seen):
@@ -65,10 +99,9 @@ def keep_copy(store: Store, path: Path, seen: os.stat_result, on_failure: ExitSt
             os.fsync(target.fileno())
     except OSError as error:
         raise RegistryError(
-            f"{path}: could not be copied into {folder} ({error.strerror}); it is not enrolled. Free some space, "
+            f"{path}: could not be copied into {kept.parent} ({error.strerror}); it is not enrolled. Free some space, "
             "or go without --keep-audio"
         ) from error
-    return str(kept.relative_to(store.home)), key
 
 
 def read_copy(store: Store, reference_id: int, target: BinaryIO) -> None:

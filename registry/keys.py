@@ -14,6 +14,7 @@ import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,7 @@ def move_key(source: str, target: str) -> None:
             delete_key(source)
         return
     try:
+        _keep_old(_path_of(source), _path_of(target))
         _path_of(source).replace(_path_of(target))
         sync_directory(_path_of(target).parent)
     except FileNotFoundError:
@@ -215,6 +217,14 @@ def move_key(source: str, target: str) -> None:
             f"{name_of(source)}: could not be moved to {name_of(target)} ({error.strerror}); it serves where it is, "
             "and the next command tries again"
         ) from error
+
+
+def _keep_old(new: Path, place: Path) -> None:
+    """Keep the key that is about to be replaced beside the new one: backups from before open with nothing else."""
+    if new.exists() and place.exists():
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        with suppress(FileExistsError):
+            write_private(place.with_name(f"{place.name}.old-{stamp}"), place.read_bytes())
 
 
 def delete_key(source: str) -> None:

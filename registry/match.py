@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +78,16 @@ class Matcher:
         self._left_out: set[int] = set()
         self.refresh()
 
-    def refresh(self) -> None:
-        """Leave out artists whose consent is over, and what was removed, since this was made.
+    def refresh(self) -> bool:
+        """Leave out artists whose consent is over, and what was removed, since this was made; returns if any changed.
 
-        Called before every track, so that a withdrawal works at once also in a batch that runs for hours. Nobody is
-        added: what is matched stays pinned to one state of the registry otherwise.
+        Called with every track, inside the transaction that keeps its scan, so that a withdrawal works at once also in
+        a batch that runs for hours. Nobody is added: what is matched stays pinned to one state of the registry
+        otherwise.
         """
         if self._store.rights == self._rights and not (self._next_expiry and self._next_expiry <= now()):
-            return
-        with self._store.reading():
+            return False
+        with nullcontext() if self._store.db.conn.in_transaction else self._store.reading():
             self._rights, self._next_expiry = self._store.rights, self._store.next_expiry()
             over = self._store.without_consent()
             owners = self._store.reference_owners()
@@ -102,6 +103,7 @@ class Matcher:
         self._by_template = np.argsort(self._gallery.template_id)
         self.n_artists = len(np.unique(self._gallery.artist_id))
         self.n_not_matched = len(left_out)
+        return True
 
     def match(self, voiceprint: Voiceprint) -> tuple[Match, ...]:
         """The artists most like a voice, best `norm_score` first, at most `KEPT_MATCHES`.

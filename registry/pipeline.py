@@ -352,9 +352,10 @@ class Pipeline:
         vectors, start_s, end_s, presence = map(np.concatenate, zip(nothing, *track.chunks, strict=True))
         voiceprint = Voiceprint(vectors, start_s, end_s, presence, **vars(track.end))
         item = track.item
-        self._matcher.refresh()  # a consent may have been withdrawn, an artist removed, a moment ago
         scan = self._matcher.scan(item["path"], voiceprint, run_id=self._run_id)
         with self._writing():
+            if self._matcher.refresh():  # a consent was withdrawn, an artist removed, a moment ago
+                scan = self._matcher.scan(item["path"], voiceprint, run_id=self._run_id)
             scan_id = runs.finish_track(self._store, self._run_id, item["position"], self._owner, scan=scan)
         if scan_id is not None:
             item.update(outcome=scan.verdict, reason=scan.reason, scan_id=scan_id)

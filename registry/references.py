@@ -8,6 +8,7 @@ from registry import audit
 from registry.condense import condense_windows
 from registry.errors import RegistryError
 from registry.records import NewTemplate, Reference
+from registry.schema import fold_name
 from registry.store import Store
 
 
@@ -40,7 +41,7 @@ def approve_references(store: Store, artist: str) -> list[Reference]:
     with store.writing():
         summary = store.artist(artist)
         pending = [reference for reference in store.references(summary.name) if reference.status == "pending"]
-        approved = [reference for reference in pending if reference.enrolled_by != store.actor]
+        approved = [reference for reference in pending if not _same_person(reference.enrolled_by, store.actor)]
         if not pending:
             raise RegistryError(f"{summary.name}: no reference is pending; nothing to approve")
         if not approved:
@@ -56,3 +57,8 @@ def approve_references(store: Store, artist: str) -> list[Reference]:
             audit.append(store, "reference.approve", payload, artist_id=summary.artist_id)
         condense_artist(store, summary.artist_id)
     return approved
+
+
+def _same_person(name: str, other: str) -> bool:
+    """Whether two names of people at work are one but for how they are written."""
+    return fold_name(name).split() == fold_name(other).split()

@@ -49,7 +49,7 @@ def purge(
         # Rows of runs without a scan are tracks that failed; as old as their run, once it is finished.
         old_rows = (
             f"run_tracks WHERE scan_id IN ({old_scans}) OR (outcome = 'failed' AND run_id IN "
-            "(SELECT run_id FROM runs WHERE finished_at < ?))"
+            "(SELECT run_id FROM runs WHERE COALESCE(finished_at, started_at) < ?))"
         )
         before = "" if days is None else _days_ago(days)
         counts = {

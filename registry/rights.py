@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from registry import audit
 from registry.errors import ConsentMissing, RegistryError
@@ -11,7 +11,10 @@ from registry.store import Store, now
 
 
 def check_consent(ref: str | None, expires: str | None) -> Consent:
-    """The consent that an enrolment rests on; raises `ConsentMissing` when there is none, or it is over."""
+    """The consent that an enrolment rests on; raises `ConsentMissing` when there is none, or it is over.
+
+    A day as its end is in it, to midnight UTC.
+    """
     if not ref or not ref.strip():
         raise ConsentMissing(
             "a voiceprint is biometric data and needs the artist's consent: name the release it rests on, "
@@ -23,22 +26,42 @@ def check_consent(ref: str | None, expires: str | None) -> Consent:
     try:
         end = datetime.fromisoformat(expires)
         end = (end if end.tzinfo else end.replace(tzinfo=UTC)).astimezone(UTC)
+        if ":" not in expires:
+            end += timedelta(days=1, seconds=-1)
     except (ValueError, OverflowError) as error:
-        raise ConsentMissing(f"--consent-expires {expires}: not a date such as 2027-12-31") from error
+        raise ConsentMissing(f"consent until {expires}: not a date such as 2027-12-31") from error
     if end <= datetime.now(UTC):
-        raise ConsentMissing(f"--consent-expires {expires}: that has passed; nothing is enrolled")
+        raise ConsentMissing(f"consent until {expires}: that has passed; nothing was recorded")
     return Consent(ref, end.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
-def add_consent(store: Store, artist_id: int, consent: Consent) -> int:
-    """Record a consent, or find the same one again while it is in force; call inside `store.writing`."""
-    rows = store.rows(
-        "SELECT consent_id, ref FROM consents WHERE artist_id = ? AND expires_at IS ? AND withdrawn_at IS NULL",
-        [artist_id, consent.expires_at],
-    )
-    for row in rows:
-        if store.unseal_text(artist_id, row["ref"], "consent") == consent.ref:
+def add_consent(store: Store, artist_id: int, consent: Consent, *, renew: bool = False) -> int:
+    """Record a consent, or find the same one again while it is in force; call inside `store.writing`.
+
+    Parameters
+    ----------
+    renew : bool
+        Take a release that was withdrawn again. An enrolment must not, for it may be a script that runs every night.
+
+    Raises
+    ------
+    ConsentMissing
+        The release was withdrawn, and is not to be renewed.
+    """
+    rows = store.rows("SELECT * FROM consents WHERE artist_id = ? ORDER BY consent_id DESC", [artist_id])
+    same = [row for row in rows if store.unseal_text(artist_id, row["ref"], "consent") == consent.ref]
+    in_force = [
+        row for row in same if row["withdrawn_at"] is None and (row["expires_at"] is None or row["expires_at"] > now())
+    ]
+    for row in in_force:
+        # Named again without an end, it ends when it did.
+        if consent.expires_at in (None, row["expires_at"]):
             return int(row["consent_id"])
+    if same and not in_force and same[0]["withdrawn_at"] is not None and not renew:
+        raise ConsentMissing(
+            f"consent {consent.ref}: was withdrawn on {same[0]['withdrawn_at']}; name another release, or record it "
+            "again with `likeness consents add`"
+        )
     row = {"artist_id": artist_id, "ref": store.seal_text(artist_id, consent.ref, "consent")}
     consent_id = store.insert("consents", {**row, "expires_at": consent.expires_at, "recorded_at": now()})
     audit.append(store, "consent.add", {"ref": consent.ref, "expires_at": consent.expires_at}, artist_id=artist_id)
@@ -85,5 +108,17 @@ def withdraw_consent(store: Store, artist: str, ref: str | None = None) -> int:
             raise RegistryError(f"{artist}: {which} is in force (in force: {known}); nothing to withdraw")
         for record in chosen:
             store.db.table("consents").update(record.consent_id, {"withdrawn_at": now()})
+            _withdraw_originals(store, summary.artist_id, record)
             audit.append(store, "consent.withdraw", {"ref": record.ref}, artist_id=summary.artist_id)
     return len(chosen)
+
+
+def _withdraw_originals(store: Store, artist_id: int, record: ConsentRecord) -> None:
+    """Withdraw what a merge made a copy of, for a backup from before it has only that."""
+    for merged_id in store.with_merged(artist_id):
+        for row in store.rows(
+            "SELECT consent_id, ref FROM consents WHERE artist_id = ? AND recorded_at = ? AND withdrawn_at IS NULL",
+            [merged_id, record.recorded_at],
+        ):
+            if merged_id != artist_id and store.unseal_text(merged_id, row["ref"], "consent") == record.ref:
+                store.db.table("consents").update(row["consent_id"], {"withdrawn_at": now()})

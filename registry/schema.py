@@ -154,6 +154,10 @@ def m002_trust(db: Database) -> None:
         ALTER TABLE artist_references ADD COLUMN own_norm_score REAL;   -- with the artist's other references
         ALTER TABLE artist_references ADD COLUMN kept_key BLOB;         -- of the kept copy, sealed
 
+        CREATE INDEX consents_artist ON consents (artist_id);
+        CREATE INDEX artists_merged ON artists (merged_into) WHERE merged_into IS NOT NULL;
+        CREATE INDEX templates_reference ON templates (reference_id);
+        CREATE INDEX artist_references_consent ON artist_references (consent_id);
         -- Behind the blobs in a row, so that every look at it would read them.
         CREATE INDEX artist_references_status ON artist_references (artist_id, status);
 
@@ -163,7 +167,7 @@ def m002_trust(db: Database) -> None:
         ALTER TABLE run_tracks ADD COLUMN lease_owner TEXT;     -- the process that has it now
         ALTER TABLE run_tracks ADD COLUMN lease_expires_s REAL; -- Unix time
         CREATE TABLE reports (               -- files that a batch wrote its outcomes to
-            path TEXT PRIMARY KEY, run_id INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE, written_at TEXT NOT NULL
+            path TEXT PRIMARY KEY, run_id INTEGER REFERENCES runs ON DELETE SET NULL, written_at TEXT NOT NULL
         ) STRICT;
         CREATE TABLE backups (path TEXT NOT NULL, made_at TEXT NOT NULL) STRICT;
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -80,18 +79,6 @@ class StuckEncoder(FakeEncoder):
 
     def __init__(self, *_: Any, **__: Any) -> None:
         time.sleep(600)
-
-
-class DyingEncoder(FakeEncoder):
-    """Is killed at its third call, as by a kernel that is out of memory."""
-
-    n_calls = 0
-
-    def embed_windows(self, samples: np.ndarray) -> np.ndarray:
-        self.n_calls += 1
-        if self.n_calls == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().embed_windows(samples)
 
 
 def write_model(directory: Path, voice_like: Callable[..., np.ndarray], n_strangers: int = 20) -> Path:

@@ -44,7 +44,7 @@ def test_a_consent_is_added_with_its_end(enrolled):
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "ada: consent form-7.pdf recorded\n")
     (row,) = [row for row in json.loads(enrolled("consents", "list", "--json").stdout) if row["ref"] == "form-7.pdf"]
     assert {name: row[name] for name in ("artist", "expires_at", "withdrawn_at", "in_force")} == {
-        **{"artist": "Ada", "expires_at": "2099-12-31T00:00:00Z", "withdrawn_at": None, "in_force": True},
+        **{"artist": "Ada", "expires_at": "2099-12-31T23:59:59Z", "withdrawn_at": None, "in_force": True},
     }
 
 

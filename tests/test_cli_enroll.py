@@ -236,7 +236,7 @@ def test_a_consent_is_recorded_with_its_end(cli):
 
     (artist,) = json.loads(cli("artists", "show", "Ada", "--json").stdout)
     assert [(r["consent"], r["consent_expires_at"]) for r in artist["references"]] == [
-        ("form-7.pdf", "2099-12-31T00:00:00Z")
+        ("form-7.pdf", "2099-12-31T23:59:59Z")
     ]
 
 

@@ -88,6 +88,7 @@ def test_restore_into_a_new_home_asks_nothing(enrolled, saved, tmp_path):
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr == (
         f"{tmp_path / 'new'}: restored, with 2 artists and 0 scans; 0 removals made since the backup were repeated\n"
+        "warning: whoever was removed since the backup is back: no receipts were given; restore again with --receipts\n"
     )
     assert names(enrolled, "--home", tmp_path / "new") == ["Ada", "Bo"]
     assert enrolled("check", "--home", tmp_path / "new").exit_code == 0

@@ -22,7 +22,8 @@ ENTRY = "keyring:likeness/1234"
 
 
 def names_in(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir())
+    """Names of files but for keys that were replaced and are kept."""
+    return sorted(entry.name for entry in folder.iterdir() if ".old-" not in entry.name)
 
 
 @pytest.fixture
@@ -133,6 +134,8 @@ def test_after_a_rotation_the_new_key_opens_and_the_old_one_does_not(encrypted, 
     assert names_of(encrypted) == ["Ada Vale"]
     assert names_in(key_path.parent) == ["my.key"]
     assert read_key(f"file:{key_path}") != old
+    (kept,) = key_path.parent.glob("my.key.old-*")  # backups from before open with nothing else
+    assert (read_key(f"file:{kept}"), kept.stat().st_mode & 0o777) == (old, 0o600)
     with pytest.raises(WrongKey, match="not with the key in"):
         keys.write_key(f"file:{tmp_path}/old.key", old)
         keys.find_master(encrypted, {**record_of(encrypted), "source": f"file:{tmp_path}/old.key"})

@@ -220,7 +220,8 @@ def test_a_removal_that_a_reader_holds_up_says_so_and_the_next_command_finishes_
         assert receipt["pending"][0] == "emptying the database's log"
         assert said == [
             "removal 1: emptying the database's log waits for somebody who reads the database; the rows are gone, "
-            "copies may stand in files until then. The next command goes on with it"
+            "copies may stand in files until then. The next command goes on with it, and `likeness receipts 1` says "
+            "how far"
         ]
         with pytest.raises(UnknownArtist, match="not enrolled"):
             marked.artist(mark("new name"))
@@ -428,3 +429,111 @@ def copy_of(store: Store, folder: Path) -> Path:
     with closing(sqlite3.connect(home / "registry.db")) as target:
         store.db.conn.backup(target)
     return home
+
+
+def test_removals_at_once_leave_a_report_whole(marked, tmp_path):
+    """Whoever finds a report being written anew by another removal waits for its turn."""
+    report = tmp_path / "outcomes.jsonl"
+    with report.open(encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        receipt = erasure.erase_artist(marked, mark("new name"), lambda _: None)
+        assert receipt["pending"][0] == "taking it out of reports"
+    users_own = tmp_path / "outcomes.jsonl.part"
+    users_own.write_text("mine", encoding="utf-8")
+    erasure.finish_pending(marked, lambda _: None)
+    assert MARK not in report.read_text(encoding="utf-8")
+    assert users_own.read_text(encoding="utf-8") == "mine"
+
+
+def test_a_line_that_was_cut_off_when_a_batch_was_killed_does_not_keep_a_report_from_being_cleaned(marked, tmp_path):
+    report = tmp_path / "outcomes.jsonl"
+    with report.open("a", encoding="utf-8") as file:
+        file.write('{"path": "/in/half.wav", "sc')
+
+    receipt = erasure.erase_artist(marked, mark("new name"), lambda _: None)
+
+    assert len(report.read_text(encoding="utf-8").splitlines()) == 2
+    assert MARK not in report.read_text(encoding="utf-8")
+    assert not [text for text in receipt["not_reached"] if text.startswith(str(report))]
+
+
+def test_a_report_of_a_run_that_was_purged_is_cleaned_too(marked, tmp_path):
+    with marked.writing():
+        marked.db.execute("DELETE FROM runs")
+
+    erasure.erase_artist(marked, mark("new name"), lambda _: None)
+
+    assert MARK not in (tmp_path / "outcomes.jsonl").read_text(encoding="utf-8")
+
+
+def test_removing_one_reference_takes_it_out_of_reports_and_of_the_audit_wherever_it_was(marked, encoder, tmp_path):
+    second = enroll_vectors(marked, encoder, "Cy", singer(4), content="of-cy.wav").reference_id
+    identity.merge_artists(marked, "Bo", "Cy")
+    report = tmp_path / "outcomes.jsonl"
+    evidence = {"reference_id": second, "reference": "/music/of-cy.wav"}
+    match = {"artist_id": 1, "evidence": [evidence, {"reference_id": 1, "reference": "/music/Bo.wav"}]}
+    line = {"path": "/in/a.wav", "scan": {"content_id": "c", "matches": [match]}}
+    report.write_text(json.dumps(line) + "\n", encoding="utf-8")
+
+    erasure.erase_reference(marked, "Bo", second, lambda _: None)
+
+    (left,) = json.loads(report.read_text(encoding="utf-8"))["scan"]["matches"]
+    assert [item["reference_id"] for item in left["evidence"]] == [1]
+    assert files_holding(marked.home, b"of-cy.wav") == []
+
+
+def test_what_is_split_off_and_removed_is_not_in_the_audit_of_whom_it_was_split_from(marked, encoder):
+    second = enroll_vectors(marked, encoder, "Bo", singer(4), content="of-bea.wav").reference_id
+    identity.split_artist(marked, "Bo", [second], "Bea")
+
+    erasure.erase_artist(marked, "Bea", lambda _: None)
+
+    assert files_holding(marked.home, b"of-bea.wav") == []
+    assert audit.verify(marked).problems == ()
+
+
+def test_a_reference_removed_from_one_artist_stays_with_another_after_a_restore(marked, encoder, tmp_path):
+    numbers = [
+        enroll_vectors(marked, encoder, name, singer(4), content="duet.wav", force_reason="a duet").reference_id
+        for name in ("Cy", "Dee")
+    ]
+    copy_home = copy_of(marked, tmp_path)
+    erasure.erase_reference(marked, "Cy", numbers[0], lambda _: None)
+
+    with Store(copy_home) as copy:
+        assert erasure.replay(copy, erasure.receipts(marked)) == 1
+        assert [reference.reference_id for reference in copy.references("Dee")] == [numbers[1]]
+
+
+def test_a_track_that_could_not_be_read_does_not_come_back_with_a_restore(marked, tmp_path):
+    with marked.writing():
+        row = {"run_id": 1, "position": 7, "path": "/in/bad.wav", "title": "T", "uploader": "jane@x", "extra": "{}"}
+        marked.insert("run_tracks", {**row, "outcome": "failed", "kind": "truncated", "reason": "it ends"})
+    copy_home = copy_of(marked, tmp_path)
+    erasure.erase_track(marked, "/in/bad.wav", lambda _: None)
+
+    with Store(copy_home) as copy:
+        assert erasure.replay(copy, erasure.receipts(marked)) == 1
+        assert files_holding(copy_home, b"jane@x") == []
+
+
+def test_a_step_that_fails_does_not_keep_other_commands_from_their_work(marked, monkeypatch):
+    def fail(*_: object) -> None:
+        raise RegistryError("registry.db: database or disk is full")
+
+    monkeypatch.setattr(Store, "compact", fail)
+    said: list[str] = []
+
+    receipt = erasure.erase_artist(marked, mark("new name"), said.append)
+
+    assert receipt["pending"][0] == "writing the database anew"
+    assert "waits for what is wrong to end: registry.db: database or disk is full" in said[0]
+    erasure.finish_pending(marked, said.append)  # nor does it raise
+
+
+def test_a_take_that_begins_like_another_ones_does_not_stand_in_the_way(marked, encoder):
+    whole = singer(4)
+    enroll_vectors(marked, encoder, "Cy", whole, content="whole.wav")
+    enroll_vectors(marked, encoder, "Dee", whole[:5], content="trimmed.wav")
+
+    assert erasure.erase_artist(marked, "Dee", lambda _: None)["finished_at"]

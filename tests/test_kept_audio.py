@@ -4,7 +4,6 @@ import io
 import os
 import re
 import stat
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from registry.check import find_problems
 from registry.enroll import enroll_recording
 from registry.errors import RegistryError, StoreDamaged
 from registry.identity import merge_artists, split_artist, undo_change
-from registry.kept_audio import KEPT_AUDIO, RecordingChanged, keep_copy, read_copy
+from registry.kept_audio import KEPT_AUDIO, RecordingChanged, kept_copy, read_copy
 from registry.match import write_store_index
 from registry.store import Store
 from registry.vault import CHUNK_BYTES, sealed_size
@@ -146,8 +145,10 @@ def test_a_copy_that_is_gone_is_named(store, enroll, recording):
 
 
 def test_what_fails_afterwards_takes_the_copy_away(store, recording):
-    with pytest.raises(KeyboardInterrupt, match="later"), ExitStack() as on_failure:
-        kept_path, key = keep_copy(store, recording, recording.stat(), on_failure)
+    with (
+        pytest.raises(KeyboardInterrupt, match="later"),
+        kept_copy(store, recording, recording.stat()) as (kept_path, key),
+    ):
         assert (store.home / kept_path).is_file()
         assert (key is None) == (store.encryption is None)
         raise KeyboardInterrupt("later")
@@ -171,9 +172,8 @@ def test_a_copy_that_cannot_be_made_is_said_and_leaves_nothing(store, recording,
     refused = pytest.raises(
         RegistryError, match=rf"song\.WAV: could not be copied into .*audio \({reason}\); it is not"
     )
-    with refused, ExitStack() as on_failure:
-        keep_copy(store, recording, seen, on_failure)
-        on_failure.pop_all()
+    with refused, kept_copy(store, recording, seen):
+        pass
 
     assert list((store.home / KEPT_AUDIO).iterdir()) == []
 
@@ -182,7 +182,18 @@ def test_a_recording_that_was_swapped_meanwhile_is_not_kept(store, recording):
     seen = recording.stat()
     recording.write_bytes(recording.read_bytes() + b"more")
 
-    with pytest.raises(RecordingChanged, match="was changed while it was read"), ExitStack() as on_failure:
-        keep_copy(store, recording, seen, on_failure)
+    with pytest.raises(RecordingChanged, match="was changed while it was read"), kept_copy(store, recording, seen):
+        pass
 
     assert list((store.home / KEPT_AUDIO).iterdir()) == []
+
+
+def test_what_a_killed_process_left_goes_with_the_next_copy(store, recording, enroll):
+    enroll("Ada", recording, 0)
+    left = store.home / KEPT_AUDIO / "left-by-a-killed-process.wav"
+    left.write_bytes(b"a voice")
+
+    with kept_copy(store, recording, recording.stat()) as (kept_path, _):
+        assert sorted(path.name for path in left.parent.iterdir()) == sorted(
+            [kept_file(store).name, kept_path.split("/")[1]]
+        )

@@ -51,7 +51,8 @@ def encryption(key: bytes, source: str) -> dict[str, object]:
 
 
 def names_in(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir())
+    """Names of files but for keys that were replaced and are kept."""
+    return sorted(entry.name for entry in folder.iterdir() if ".old-" not in entry.name)
 
 
 # --- a key file ---

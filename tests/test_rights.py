@@ -42,13 +42,13 @@ def test_no_consent_no_enrolment(ref):
 
 @pytest.mark.parametrize("expires", ["2020-01-01", "2020-01-01T12:00:00+02:00"])
 def test_a_consent_that_is_over_is_refused(expires):
-    with pytest.raises(ConsentMissing, match="that has passed; nothing is enrolled"):
+    with pytest.raises(ConsentMissing, match="that has passed; nothing was recorded"):
         check_consent("release-1", expires)
 
 
 @pytest.mark.parametrize("expires", ["soon", "31.12.2999", "2999-13-01", "9999-12-31T23:00:00-05:00"])
 def test_a_date_that_is_none_is_refused(expires):
-    with pytest.raises(ConsentMissing, match=r"--consent-expires .*: not a date such as 2027-12-31"):
+    with pytest.raises(ConsentMissing, match=r"consent until .*: not a date such as 2027-12-31"):
         check_consent("release-1", expires)
 
 
@@ -56,7 +56,7 @@ def test_a_date_that_is_none_is_refused(expires):
     ("expires", "stored"),
     [
         (None, None),
-        ("2999-12-31", "2999-12-31T00:00:00Z"),
+        ("2999-12-31", "2999-12-31T23:59:59Z"),
         ("2999-12-31T12:00:00+02:00", "2999-12-31T10:00:00Z"),
     ],
 )
@@ -78,11 +78,23 @@ def test_the_same_consent_is_recorded_once(store, ada):
     assert [entry.action for entry in audit.entries(store, artist_id=ada)] == ["consent.add"] * 3
 
 
-def test_one_that_was_withdrawn_is_recorded_anew(store, ada):
+def test_one_that_was_withdrawn_is_recorded_anew_only_where_that_is_meant(store, ada):
+    """An enrolment, such as of a script that runs every night, must not undo a withdrawal."""
     withdraw_consent(store, "Ada")
 
-    assert add(store, ada, Consent("release-1")) == [2]
+    with pytest.raises(ConsentMissing, match=r"release-1: was withdrawn on .*`likeness consents add`"):
+        add(store, ada, Consent("release-1"))
+    assert [record.in_force for record in consents(store, "Ada")] == [False]
+
+    with store.writing():
+        assert add_consent(store, ada, Consent("release-1"), renew=True) == 2
     assert [record.in_force for record in consents(store, "Ada")] == [False, True]
+
+
+def test_one_that_is_named_again_without_an_end_keeps_its_end(store, ada):
+    number = add(store, ada, Consent("release-2", FAR))
+
+    assert add(store, ada, Consent("release-2")) == number
 
 
 def test_consents_are_listed_oldest_first_with_whether_they_are_in_force(store, ada):

@@ -262,7 +262,7 @@ def remove(artist: str, home: Path, reference_id: int | None, receipt_path: Path
             receipt = erase_artist(store, artist, note)
         else:
             receipt = erase_reference(store, artist, reference_id, note)
-    write_receipt({"artist": summary.name, **receipt}, receipt_path)
+    write_receipt(receipt, receipt_path)
     note(f"{what}: removed")
     if receipt["pending"]:
         raise click.exceptions.Exit(EXIT_SKIPPED)

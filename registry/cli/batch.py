@@ -205,7 +205,7 @@ def _outcomes(path: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 def _open_alone(path: Path) -> int:
     """Open a file for writing, emptied; raises `BlockingIOError`, and leaves it as it was, if another batch has it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -81,7 +81,7 @@ def set_setting(key: str, value: str, home: Path) -> None:
         raise click.BadParameter(f"{key} {error}, not {value}", param_hint="VALUE") from error
     with open_registry(home) as store:
         change_setting(store, setting, parsed)
-    note(f"{key}: {value_text(parsed)}. {setting.about}")
+    note(f"{key}: {value_text(parsed)}")
 
 
 def _find(key: str) -> Setting:

@@ -53,7 +53,7 @@ def add(artist: str, ref: str, expires: str | None, home: Path) -> None:
 
     consent = check_consent(ref, expires)
     with open_registry(home) as store, store.writing():
-        add_consent(store, store.artist(artist).artist_id, consent)
+        add_consent(store, store.artist(artist).artist_id, consent, renew=True)
     note(f"{artist}: consent {consent.ref} recorded")
 
 

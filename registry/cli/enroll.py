@@ -27,6 +27,9 @@ def _check_reason(context: click.Context, parameter: click.Parameter, reason: st
     return reason
 
 
+COLUMNS = ("outcome", "path", "voiced_s", "duration_s", "n_windows", "reason")
+
+
 @click.command()
 @click.argument("artist")
 @click.argument("recordings", nargs=-1, required=True)
@@ -72,8 +75,8 @@ def enroll(
     from embeddings.limits import Limits
     from embeddings.workers import ChildDecoder
     from registry.config import load_encoder
-    from registry.enroll import check_name, enroll_recording, list_recordings
-    from registry.errors import NoThreshold
+    from registry.enroll import Enrollment, check_name, enroll_recording, list_recordings
+    from registry.errors import NoThreshold, RegistryError
     from registry.match import Matcher, write_store_index
     from registry.rights import check_consent
 
@@ -81,7 +84,7 @@ def enroll(
     paths = list_recordings(recordings)
     if not paths:
         raise click.UsageError(f"no recordings in {', '.join(recordings)}; name audio files or folders that hold some")
-    outcomes = []
+    outcomes: list[Enrollment] = []
     with open_registry(home, create=True) as store:
         encoder = load_encoder(store)
         store.check_encoder(encoder.encoder_id)
@@ -98,18 +101,26 @@ def enroll(
                 progress.update(task, note=f"({read_s:.0f} s read)")
 
             for path in paths:
-                outcome = enroll_recording(
-                    store,
-                    encoder,
-                    name,
-                    path,
-                    consent,
-                    decoder=decoder,
-                    matcher=matcher,
-                    force_reason=force_reason,
-                    keep_audio=keep_audio,
-                    on_progress=show_read,
-                )
+                try:
+                    outcome = enroll_recording(
+                        store,
+                        encoder,
+                        name,
+                        path,
+                        consent,
+                        decoder=decoder,
+                        matcher=matcher,
+                        force_reason=force_reason,
+                        keep_audio=keep_audio,
+                        on_progress=show_read,
+                    )
+                except RegistryError:
+                    if outcomes:
+                        n = sum(done.outcome == "enrolled" for done in outcomes)
+                        note(f"{n} of {len(paths)} recordings were enrolled before the next one failed")
+                        write_rows([asdict(outcome) for outcome in outcomes], output_format, COLUMNS)
+                        write_store_index(store, note)
+                    raise
                 outcomes.append(outcome)
                 progress.advance(task)
                 for warning in outcome.warnings:
@@ -122,8 +133,7 @@ def enroll(
                     )
         write_store_index(store, note)
         enrolled = None if store.find_artist(name) is None else store.artist(name)
-    columns = ["outcome", "path", "voiced_s", "duration_s", "n_windows", "reason"]
-    write_rows([asdict(outcome) for outcome in outcomes], output_format, columns)
+    write_rows([asdict(outcome) for outcome in outcomes], output_format, COLUMNS)
     if enrolled is not None:
         note(
             f"{enrolled.name}: {enrolled.n_references} references, {enrolled.voiced_s:.0f} s of voice, "

@@ -41,7 +41,7 @@ def rotate(home: Path, to: Path | None) -> None:
         old_place, place = rotate_key(store, to)
     note(f"{home}: has a new key, in {name_of(place)}")
     warn("BACK UP the new key, `likeness key backup FILE`: without it everything enrolled is lost")
-    warn("backups of the registry that were made before open only with the old key; make new ones")
+    warn("backups that were made before open only with the old key, kept beside the new one (.old-TIME); make new ones")
     file, in_use = shlex.quote(name_of(place)), source_in_use(place)
     if in_use == ENVIRONMENT:
         warn(f'before the next command: export {KEY_VARIABLE}="$(cat {file})"')

@@ -110,7 +110,7 @@ def restore(backup_path: Path, receipt_paths: tuple[Path, ...], yes: bool, home:
         put_in_place(store, prepared)
     with open_registry(home) as store:
         write_store_index(store, note)
-        head = audit.head_of(store)
+        head, encryption = audit.head_of(store), store.encryption
     note(
         f"{home}: restored, with {found.n_artists} artists and {found.n_scans} scans; {found.n_erased_again} removals "
         "made since the backup were repeated"
@@ -120,6 +120,15 @@ def restore(backup_path: Path, receipt_paths: tuple[Path, ...], yes: bool, home:
             f"the audit goes on from the backup's; its entry {head.seq} names the last one of the audit that was "
             f"replaced: {replaced.seq}, {replaced.hash}"
         )
+    if is_new and not receipts:
+        warn("whoever was removed since the backup is back: no receipts were given; restore again with --receipts")
+    if encryption is not None:
+        from registry.keys import name_of, source_in_use
+
+        source = encryption["source"]
+        note(f"it opens with the key of the backup's time, now in {name_of(source_in_use(source))}")
+        if source_in_use(source) != source:
+            warn(f"without that variable it is looked for in {name_of(source)}; put it there, or make another backup")
     if found.n_missing_audio:
         warn(f"{found.n_missing_audio} kept recordings are not in the backup; `likeness check` names them")
     if found.loses_encryption:
