@@ -200,7 +200,7 @@ def test_a_voice_like_another_artists_is_enrolled_with_a_warning(enrolled):
     [
         ([], "needs the artist's consent: name the release it rests on, --consent REF"),
         (["--consent", " "], "needs the artist's consent"),
-        (["--consent", "r-1", "--consent-expires", "2020-01-31"], "2020-01-31: that has passed; nothing is enrolled"),
+        (["--consent", "r-1", "--consent-expires", "2020-01-31"], "2020-01-31: that has passed; nothing was recorded"),
         (["--consent", "r-1", "--consent-expires", "soon"], "soon: not a date such as 2027-12-31"),
     ],
 )
