@@ -29,7 +29,7 @@ from tests.kills import POINTS, Tally, Trial, kill_at_point
 COLUMNS = ("n_kills", "n_sequences", "n_lost", "n_doubled", "n_unsound", "n_hit_twice")
 
 
-def kill(system: str, n_kills: int, n_tracks: int, seed: int) -> dict[str, Tally]:
+def kill(system: str, n_kills: int, n_tracks: int, seed: int, only: str) -> dict[str, Tally]:
     """Make a registry and kill about `n_kills` times; says on stderr how far it is."""
 
     def show(tally: Tally) -> None:
@@ -40,8 +40,9 @@ def kill(system: str, n_kills: int, n_tracks: int, seed: int) -> dict[str, Tally
     tallies: dict[str, Tally] = {}
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(Path(folder), n_tracks=n_tracks, seed=seed, is_real=system == "house")
-        for point, share in POINTS.items():
-            goal = max(1, round(n_kills * share / sum(POINTS.values())))
+        points = {point: share for point, share in POINTS.items() if point.startswith(only)}
+        for point, share in points.items():
+            goal = max(1, round(n_kills * share / sum(points.values())))
             tallies[point] = kill_at_point(trial, point, goal, show)
     print(file=sys.stderr)
     return tallies
@@ -70,6 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, metavar="N", help="kills with the tests' fake encoder (default: 1000)")
     parser.add_argument("--real", type=int, metavar="N", default=0, help="kills with the built-in encoder (default: 0)")
+    parser.add_argument("--only", metavar="TEXT", default="", help="only at points that begin so, such as enrolling")
     parser.add_argument("--quick", action="store_true", help="40 kills with the fake encoder")
     parser.add_argument("--seed", type=int, default=2026, help="of the moments (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as a list of rows")
@@ -79,7 +81,7 @@ def main() -> None:
     is_sound = True
     for system, n, n_tracks in (("fake", n_kills, 40), ("house", arguments.real, 16)):
         if n:
-            tallies = kill(system, n, n_tracks, arguments.seed)
+            tallies = kill(system, n, n_tracks, arguments.seed, arguments.only)
             print_table(system, tallies)
             written += rows(system, tallies)
             is_sound = is_sound and not any(tally.problems for tally in tallies.values())
