@@ -74,6 +74,12 @@ class SlowEncoder(FakeEncoder):
         return super().embed_windows(samples)
 
 
+class SlowerEncoder(SlowEncoder):
+    """Takes longer than a command needs to start, also on a busy machine."""
+
+    delay_s = 1.5
+
+
 class StuckEncoder(FakeEncoder):
     """Takes longer to load than any test waits."""
 

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.usefixtures("no_key_of_the_user")
 
 LOUD = [
     "warning: BACK UP the new key, `likeness key backup FILE`: without it everything enrolled is lost",
-    "warning: backups of the registry that were made before open only with the old key; make new ones",
+    "warning: backups that were made before open only with the old key, kept beside the new one (.old-TIME); make new "
+    "ones",
 ]
 
 
