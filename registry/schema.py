@@ -171,7 +171,7 @@ def m002_trust(db: Database) -> None:
         ) STRICT;
         CREATE TABLE backups (path TEXT NOT NULL, made_at TEXT NOT NULL) STRICT;
 
-        CREATE TABLE erasures (              -- what was removed, without saying whose; replayed after a restore
+        CREATE TABLE erasures (              -- what was removed, by ids that name nobody; replayed after a restore
             erasure_id INTEGER PRIMARY KEY AUTOINCREMENT,
             kind TEXT NOT NULL CHECK (kind IN ('artist', 'reference', 'track')),
             subject TEXT NOT NULL,           -- an artist's uid, or the sha256 of salt and content_id
