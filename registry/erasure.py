@@ -1,9 +1,9 @@
 """Removal that removes: rows, files, index, written reports, and every page and log that held a copy.
 
-What is to be removed is written down first (table `erasures`, by random and salted ids; what a step still needs, such as
-a track's path for cleaning reports, stands there until the step is done), then done step by step; a step that cannot be
-done now, because somebody reads, is left and the next command goes on with it. After the
-last step there is a receipt: what, when, verified how, and what this program cannot reach.
+What is to be removed is written down first (table `erasures`, by random and salted ids; what a step still needs, such
+as a track's path for cleaning reports, stands there until the step is done), then done step by step; a step that cannot
+be done now, because somebody reads, is left and the next command goes on with it. After the last
+step there is a receipt: what, when, verified how, and what this program cannot reach.
 """
 
 from __future__ import annotations
