@@ -1,0 +1,175 @@
+"""Training sound as pools: one flat file of samples each, so that any crop is a read from memory.
+
+A pool is STEM.i16 (16 kHz mono int16, clips end to end) and STEM.json (a row [offset, n_samples, label, corpus, path] a
+clip; the label is a person_id, or "x" where nobody is heard). Pools are made again from the recordings at any time and
+are never part of the project.
+
+    build_recorded(audio_root, folder)      # voice, sung, music, noise, rir from audio_root/train
+    pool = Pool(folder / "voice")
+    pool.clip(3), pool.crop(3, 40_960, rng)
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from embeddings.audio import open_audio
+from embeddings.errors import InvalidAudio
+
+RATE_HZ = 16_000
+PEAK = 0.9  #: of full scale, to which every clip is brought
+
+#: Silence is cut from voices: frames this far below the loud ones (the 95th percentile of frame levels).
+SILENCE_DB = 40.0
+SILENCE_FRAME = 400  #: samples
+SILENCE_KEPT_FRAMES = 9  #: around what is loud: 0.2 s, so that words do not run together
+
+#: Seconds taken of a clip, seconds taken of a person, and the shortest clip used.
+LIMITS_S = {
+    "voice": (20.0, 150.0, 0.8),
+    "sung": (20.0, 150.0, 0.8),
+    "music": (120.0, None, 0.05),
+    "noise": (10.0, None, 0.05),
+    "rir": (3.0, None, 0.05),
+}
+
+
+class Clip(NamedTuple):
+    """Where a clip lies in its pool, and whose it is."""
+
+    offset: int
+    n_samples: int
+    label: str
+    corpus: str
+    path: str
+
+
+class Pool:
+    """A pool, opened for reading.
+
+    Parameters
+    ----------
+    stem : Path
+        Without ``.i16``.
+
+    Attributes
+    ----------
+    clips : list of Clip
+    samples : (n,) int16
+        Of all clips, end to end; read-only and mapped from the file.
+    """
+
+    def __init__(self, stem: Path | str) -> None:
+        self.name = Path(stem).name
+        self.samples = np.memmap(f"{stem}.i16", np.int16, "r")
+        self.clips = [Clip(*row) for row in json.loads(Path(f"{stem}.json").read_text("utf-8"))]
+
+    def clip(self, number: int) -> np.ndarray:
+        """(n_samples,) int16 of one clip."""
+        offset, n_samples = self.clips[number][:2]
+        return self.samples[offset : offset + n_samples]
+
+    def crop(self, number: int, n_samples: int, rng: np.random.Generator) -> np.ndarray:
+        """(n_samples,) float32 in [-1, 1] from anywhere in a clip; one that is shorter is repeated."""
+        clip = self.clip(number)
+        if len(clip) <= n_samples:
+            clip = np.tile(clip, -(-n_samples // len(clip)))[:n_samples]
+        else:
+            start = int(rng.integers(len(clip) - n_samples))
+            clip = clip[start : start + n_samples]
+        crop: np.ndarray = clip.astype(np.float32) / 32768
+        return crop
+
+    @property
+    def hours(self) -> float:
+        """Length of all clips."""
+        return len(self.samples) / RATE_HZ / 3600
+
+
+def write_pool(stem: Path, clips: Iterable[tuple[np.ndarray, str, str, str]]) -> int:
+    """Write a pool from (samples int16, label, corpus, path) tuples; returns how many clips it has.
+
+    The index is written last and put in place at once: a pool with an index is whole.
+    """
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    index, offset = [], 0
+    with stem.with_suffix(".i16").open("wb") as file:
+        for samples, label, corpus, path in clips:
+            file.write(np.ascontiguousarray(samples, "<i2").tobytes())
+            index.append(Clip(offset, len(samples), label, corpus, path))
+            offset += len(samples)
+    partial = stem.with_suffix(".json.part")
+    partial.write_text(json.dumps(index), "utf-8")
+    partial.replace(stem.with_suffix(".json"))
+    return len(index)
+
+
+def read_clip(path: Path, longest_s: float) -> np.ndarray:
+    """(n,) int16 of a recording at `RATE_HZ`, mono, its peak at `PEAK`; raises `InvalidAudio` where it is silent."""
+    blocks, n_samples = [], 0
+    with open_audio(path, RATE_HZ) as stream:
+        for block in stream:
+            blocks.append(block)
+            n_samples += len(block)
+            if n_samples >= longest_s * RATE_HZ:
+                break
+    samples = np.concatenate(blocks)[: round(longest_s * RATE_HZ)] if blocks else np.empty(0, np.float32)
+    peak = float(np.abs(samples).max(initial=0))
+    if peak < 1e-4:
+        raise InvalidAudio("empty", "silent", path)
+    return np.round(samples * (PEAK * 32767 / peak)).astype(np.int16)
+
+
+def cut_silence(samples: np.ndarray) -> np.ndarray:
+    """(n,) int16 without the frames that are `SILENCE_DB` below the loud ones and not next to louder ones."""
+    n_frames = len(samples) // SILENCE_FRAME
+    if n_frames < 8:
+        return samples
+    frames = samples[: n_frames * SILENCE_FRAME].reshape(n_frames, SILENCE_FRAME)
+    level_db = 10 * np.log10((frames.astype(np.float32) ** 2).mean(axis=1) + 1)
+    loud = level_db > np.percentile(level_db, 95) - SILENCE_DB
+    kept = np.convolve(loud, np.ones(SILENCE_KEPT_FRAMES), "same") > 0
+    return frames[kept].reshape(-1)
+
+
+def build_recorded(audio_root: Path, folder: Path) -> None:
+    """Make the pools of all recordings below `audio_root`/train that `folder` has not yet; what is said, on stderr."""
+    for name in LIMITS_S:
+        stem = folder / name
+        if stem.with_suffix(".json").is_file():
+            continue
+        n_clips = write_pool(stem, _recorded(audio_root, name))
+        pool = Pool(stem)
+        labels = len({clip.label for clip in pool.clips})
+        print(f"{name}: {n_clips:,} clips, {labels:,} labels, {pool.hours:.2f} h", file=sys.stderr, flush=True)
+
+
+def _recorded(audio_root: Path, name: str) -> Iterator[tuple[np.ndarray, str, str, str]]:
+    longest_s, longest_person_s, shortest_s = LIMITS_S[name]
+    taken_s: defaultdict[str, float] = defaultdict(float)
+    has_voice = name in ("voice", "sung")
+    with (audio_root / f"train/{name}.csv").open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    for row in rows:
+        label = row["person_id"] if has_voice else "x"
+        if longest_person_s is not None and taken_s[label] >= longest_person_s:
+            continue
+        try:
+            samples = read_clip(audio_root / row["path"], longest_s)
+        except InvalidAudio as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        if has_voice:
+            samples = cut_silence(samples)
+        if len(samples) < shortest_s * RATE_HZ:
+            continue
+        taken_s[label] += len(samples) / RATE_HZ
+        yield samples, label, row.get("corpus") or row["source"], row["path"]
