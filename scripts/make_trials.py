@@ -22,6 +22,9 @@ sung-mir1k+mix         clean clip against the clip with its real karaoke accompa
 mix-mir1k              enrolled from the clean voice of three songs (every choice of three is a model), tried with
                        dev/mixes of the songs left
 speech                 as sung-CORPUS, over dev/speech: impostors from the same corpus; corpora with one person left out
+cross-style            enrolled speaking, tried singing: those who do both, all of GTSinger and of one site. A model is
+                       all a person says. Most impostors sing in another language than the model speaks, targets never
+                       do, and what is said may be the words of what is sung: both flatter every encoder.
 clone-singing          converted or synthesised clips against every enrolled voice of the fold. A model is one person
 clone-speech           from one site (singing where there is any, else speech; for clone-speech, speech), so that
                        `same_site` is a property of the pair: report same-site and other-site apart, and average over
@@ -454,6 +457,7 @@ def build_trials(audio_root: Path, fold: str, seed: int = SEED) -> dict[str, Tri
         _karaoke_pairs(material),
         _karaoke_three_songs(material),
         _all_pairs(material, "speech", [c for c in material.speech if c.corpus in SPEECH_CORPORA]),
+        _cross_style(material),
         _clones(material, "singing"),
         _clones(material, "speech"),
         _open_set(material, "strangers-spoken", material.spoken_strangers),
@@ -506,6 +510,21 @@ def _karaoke_three_songs(material: _Material) -> TrialSet:
             builder.model("+".join([person, *songs]), [clip for clip in clips if clip.recording in songs])
     for clip in _of_corpus(material.mixes, "mir1k"):
         builder.test(clip, "real")
+    return builder.build()
+
+
+def _cross_style(material: _Material) -> TrialSet:
+    builder = _Builder(
+        material,
+        "cross-style",
+        "corpus",
+        "everybody with speech and singing: a model of all the speech of a person against each clip of singing",
+    )
+    spoken, sung = _by_person(material.speech), _by_person(material.singing)
+    for person in sorted(spoken.keys() & sung.keys()):
+        builder.model(person, spoken[person])
+        for clip in sung[person]:
+            builder.test(clip, "real")
     return builder.build()
 
 
