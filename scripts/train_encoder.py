@@ -3,11 +3,10 @@
     python scripts/train_encoder.py scripts/configs/house.toml --out RUN            # again: it goes on
     python scripts/train_encoder.py CONFIG --out RUN --set channels=128 --set steps=1500
 
-From the recordings below LIKENESS_AUDIO/train alone; what is heard of them is made by `training.pools`,
-`training.singing`, `training.accompaniment` and `training.teachers`, in --pools, once. It may be cut at any moment:
-RUN/checkpoint.pt is written every --save-every minutes, and a step's batch depends on seed and step alone.
-RUN/log.jsonl has a line every 50 steps, and now and then the EER of persons held out from `train/`, clean and over
-music.
+From the recordings below LIKENESS_AUDIO/train alone; what is heard of them is made first, once, in --pools
+(`training.prepare`). It may be cut at any moment: RUN/checkpoint.pt is written every --save-every minutes, and a step's
+batch depends on seed and step alone. RUN/log.jsonl has a line every 50 steps, and now and then the EER of persons held
+out from `train/`, clean and over music.
 
 bfloat16 where the machine has it; a GPU where there is one.
 """
@@ -33,8 +32,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from training.network import AngularMargin, Encoder, contrast
 from training.pools import RATE_HZ, Pool
+from training.prepare import prepare
 from training.sounds import Batch, Recipe, Sounds
 from training.teachers import Targets
+from trial_audio import DEFAULT_AUDIO
 
 DEFAULT_POOLS = Path.home() / ".cache" / "likeness-train" / "pools"
 
@@ -96,6 +97,11 @@ class Config:
     evaluate_every: int = 500
     seed: int = 1
     recipe: Recipe = field(default_factory=lambda: Recipe({}, {}))
+
+    @property
+    def pools(self) -> set[str]:
+        """Names of the pools that are needed."""
+        return {*self.recipe.voices, *self.recipe.beds, "voice", "sung", "noise", "rir"}
 
 
 def read_config(path: Path, changes: Sequence[str] = ()) -> Config:
@@ -170,8 +176,7 @@ class Training:
     def __init__(self, config: Config, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
         self.config, self.device, self.dtype = config, device, dtype
         recipe = config.recipe
-        names = {*recipe.voices, *recipe.beds, "voice", "sung", "noise", "rir"}
-        pools = {name: Pool(folder / name) for name in names}
+        pools = {name: Pool(folder / name) for name in config.pools}
         held_out = held_out_persons(pools["voice"])
         self.sounds = Sounds(pools, recipe, round(config.crop_s * RATE_HZ), device, without=held_out)
         self.watch = Watch(pools, held_out, list(recipe.beds), device)
@@ -310,7 +315,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoint, log, model")
-    parser.add_argument("--pools", type=Path, default=DEFAULT_POOLS)
+    parser.add_argument("--audio", type=Path, default=DEFAULT_AUDIO, help="folder of recordings (%(default)s)")
+    parser.add_argument("--pools", type=Path, default=DEFAULT_POOLS, help="made once, 3 GB (%(default)s)")
+    parser.add_argument("--prepared", action="store_true", help="the pools are there; make none")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the config")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; start again to go on")
     parser.add_argument("--save-every", type=float, default=5.0, metavar="MINUTES")
@@ -322,6 +329,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options.out.mkdir(parents=True, exist_ok=True)
+    if not options.prepared:
+        teacher = config.teacher if config.teacher_weight else None
+        prepare(options.pools, options.audio, config.pools, teacher, workers=options.threads)
     training = Training(config, options.pools, device, torch.bfloat16)
     if (options.out / "checkpoint.pt").is_file():
         training.resume(options.out / "checkpoint.pt")

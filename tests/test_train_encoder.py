@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 import train_encoder
 from training.pools import RATE_HZ, Pool, build_recorded, cut_silence, write_pool
+from training.prepare import prepare
 
 torch = pytest.importorskip("torch")
 
@@ -103,6 +104,11 @@ def test_long_silence_is_cut_and_short_pauses_stay() -> None:
     kept = cut_silence(np.concatenate([voice, pause, voice, silence, voice]))
 
     assert 3 * 16_000 + 1_600 <= len(kept) < 3 * 16_000 + 1_600 + 6_000
+
+
+def test_a_pool_of_no_known_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="voice_song: no such pool; there are accompaniment, music"):
+        prepare(tmp_path, tmp_path, ["voice", "voice_song"], None)
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
@@ -278,7 +284,7 @@ def few_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(folder: Path, out: Path, *more: str) -> dict[str, torch.Tensor]:
     config = out.parent / "config.toml"
     config.write_text(CONFIG)
-    arguments = [str(config), "--out", str(out), "--pools", str(folder), "--threads", "1", *more]
+    arguments = [str(config), "--out", str(out), "--pools", str(folder), "--prepared", "--threads", "1", *more]
     assert train_encoder.main(arguments) == 0
     state: dict[str, torch.Tensor] = torch.load(out / "checkpoint.pt", weights_only=True)
     return state
