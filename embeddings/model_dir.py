@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,11 @@ CHECKSUMS = "SHA256SUMS"
 COHORT = "cohort.npz"
 CALIBRATION = "calibration.json"
 GOLDEN = "golden.json"
+CARD = "README.md"
+#: What is fetched of a hub's model: what makes it, and what may lie beside it.
+HUB_PATTERNS = ["*.yaml", "*.ckpt", "*.safetensors", "*.txt", CARD, COHORT, CALIBRATION, GOLDEN]
 #: What lies beside a model without being part of it: another cohort or threshold does not make another encoder.
-SIDE_FILES = frozenset({"README.md", CHECKSUMS, COHORT, CALIBRATION, GOLDEN})
+SIDE_FILES = frozenset({CARD, CHECKSUMS, COHORT, CALIBRATION, GOLDEN})
 
 
 @dataclass(frozen=True)
@@ -72,15 +76,9 @@ def find_model(source: str | Path, *, trusted: Collection[str] = ()) -> Path:
     ModelUntrusted
         Not the built-in encoder, and its digest is not in `trusted`; the message holds the digest.
     """
-    if source == HOUSE:
-        check_sums(HOUSE_DIR)
-        return HOUSE_DIR
     directory = locate_model(source)
-    if not (directory / "hyperparams.yaml").is_file():
-        raise ModelUnavailable(
-            f"{directory}: no hyperparams.yaml in it; a SpeechBrain model directory is needed (one made for "
-            "EncoderClassifier.from_hparams)"
-        )
+    if source == HOUSE:
+        return directory
     digest = model_digest(directory)
     if digest not in trusted:
         raise ModelUntrusted(
@@ -90,9 +88,115 @@ def find_model(source: str | Path, *, trusted: Collection[str] = ()) -> Path:
     return directory
 
 
-def locate_model(source: str | Path) -> Path:
-    """Directory of a model other than the built-in one, fetched from the hub if need be; nothing in it is run."""
-    return Path(source) if Path(source).is_dir() else _fetch(str(source))
+def locate_model(source: str | Path, *, fetch: bool = True) -> Path:
+    """Directory of the model that `source` names, whether it may run or not; nothing in it is run.
+
+    Parameters
+    ----------
+    source : str or Path
+        As `find_model` takes it.
+    fetch : bool
+        Get it from the hub where it is not on this machine.
+
+    Raises
+    ------
+    ModelDamaged, ModelUnavailable
+        As `find_model` raises them.
+    """
+    if source == HOUSE:
+        check_sums(HOUSE_DIR)
+        return HOUSE_DIR
+    directory = Path(source) if Path(source).is_dir() else _fetch(str(source), fetch)
+    if not (directory / "hyperparams.yaml").is_file():
+        raise ModelUnavailable(
+            f"{directory}: no hyperparams.yaml in it; a SpeechBrain model directory is needed (one made for "
+            "EncoderClassifier.from_hparams)"
+        )
+    return directory
+
+
+def copy_model(directory: Path, target: Path) -> None:
+    """Copy a model's directory; `target` is there whole or not at all, and must not be there before."""
+    if target.exists():
+        raise ModelUnavailable(f"{target}: is there already; name a new folder")
+    partial = target.with_name(f"{target.name}.part")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
+        shutil.copytree(directory, partial)
+        partial.rename(target)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ModelUnavailable(f"{target}: cannot be written ({error.strerror or error})") from error
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model's directory says of it.
+
+    Attributes
+    ----------
+    digest : str
+        What `--trust-model` records.
+    encoder_id : str or None
+        Of which the calibration is; known for certain only once the model is loaded.
+    dim : int or None
+        Length of the cohort's vectors.
+    n_cohort_vectors, n_cohort_persons : int or None
+        Where it has a cohort.
+    threshold, threshold_source
+        Where it has a calibration that is of this cohort.
+    licence : str or None
+        As its card has it.
+    card : str or None
+        Its README.md.
+    """
+
+    directory: str
+    digest: str
+    size_bytes: int
+    encoder_id: str | None
+    dim: int | None
+    cohort_id: str | None
+    n_cohort_vectors: int | None
+    n_cohort_persons: int | None
+    threshold: float | None
+    threshold_source: str | None
+    has_golden: bool
+    licence: str | None
+    card: str | None
+
+
+def describe_model(directory: Path) -> ModelCard:
+    """What lies in a model's directory, read without running any of it; `ModelDamaged` where it cannot be."""
+    cohort, calibration = load_cohort(directory), load_calibration(directory)
+    card = directory / CARD
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
+    is_of_cohort = cohort is not None and calibration is not None and calibration["cohort_id"] == cohort.cohort_id
+    return ModelCard(
+        directory=str(directory),
+        digest=model_digest(directory),
+        size_bytes=sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()),
+        encoder_id=calibration["encoder_id"] if calibration else None,
+        dim=cohort.vectors.shape[1] if cohort else None,
+        cohort_id=cohort.cohort_id if cohort else None,
+        n_cohort_vectors=len(cohort.vectors) if cohort else None,
+        n_cohort_persons=len(np.unique(cohort.person)) if cohort else None,
+        threshold=float(calibration["threshold"]) if calibration and is_of_cohort else None,
+        threshold_source=str(calibration["threshold_source"]) if calibration and is_of_cohort else None,
+        has_golden=(directory / GOLDEN).is_file(),
+        licence=licence_of(text) if text else None,
+        card=text,
+    )
+
+
+def licence_of(card: str) -> str | None:
+    """A model's licence by its card: the hub's field, or the first licence that is named before the first section."""
+    stated = re.search(r"^licen[cs]e:\s*(\S.*?)\s*$", card, re.MULTILINE | re.IGNORECASE)
+    if stated:
+        return stated[1].strip("\"'")
+    opening = re.split(r"^## ", card, maxsplit=1, flags=re.MULTILINE)[0]
+    named = re.search(r"\b(Apache-2\.0|MIT|BSD-[23]-Clause|CC0-1\.0|CC-BY(?:-[A-Z]+)*-[0-9.]+[0-9])\b", opening)
+    return named[1] if named else None
 
 
 def check_sums(directory: Path) -> None:
@@ -180,7 +284,7 @@ def load_calibration(directory: Path) -> dict[str, Any] | None:
     return calibration
 
 
-def _fetch(source: str) -> Path:
+def _fetch(source: str, may_fetch: bool) -> Path:
     repository, _, revision = source.partition("@")
     revision = revision or HUB_REVISIONS.get(repository, "")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
@@ -193,8 +297,16 @@ def _fetch(source: str) -> Path:
 
     try:
         # The hub's cache links files to blobs; SpeechBrain is given the directory and makes no links of its own.
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=["*.yaml", "*.ckpt", "*.txt"]))
+        return Path(
+            snapshot_download(
+                repository, revision=revision, allow_patterns=HUB_PATTERNS, local_files_only=not may_fetch
+            )
+        )
     except Exception as error:  # any of requests', httpx' and the hub's own errors, which differ between versions
+        if not may_fetch:
+            raise ModelUnavailable(
+                f"{source}: not on this machine; `likeness models fetch {source}` gets it"
+            ) from error
         raise ModelUnavailable(
             f"{repository}@{revision}: not on this machine, and the hub could not be reached "
             f"({type(error).__name__}). Where there is a network, run "

@@ -58,23 +58,31 @@ def database_problems(store: Store) -> list[str]:
     record = store.encoder()
     if record is None:
         return found
-    dim = record["dim"]
+    dim = record["dim"]  # of the encoder that the templates are of; a reference that waits is of another
     for row in store.each("SELECT template_id, artist_id, vector FROM templates"):
         blob = _unsealed(store, row["artist_id"], row["vector"], "template")
         vector = np.frombuffer(blob, "<f4") if len(blob) == 4 * dim else None
         if vector is None or not abs(float(np.linalg.norm(vector)) - 1) < 1e-3:
             found.append(f"template {row['template_id']}: not a unit vector of {dim} numbers")
     for row in store.each(
-        "SELECT reference_id, artist_id, n_windows, vectors, length(times) AS t FROM artist_references"
+        "SELECT reference_id, artist_id, dim, n_windows, vectors, length(times) AS t, '' AS what "
+        "FROM artist_references JOIN encoders USING (encoder_id) "
+        "UNION ALL SELECT s.reference_id, artist_id, dim, s.n_windows, s.vectors, "
+        "length(s.times), ' (prepared)' FROM staged_references s JOIN artist_references r USING (reference_id) "
+        "JOIN encoders e ON e.encoder_id = s.encoder_id"
     ):
         blob = _unsealed(store, row["artist_id"], row["vectors"], "windows")
-        if len(blob) != 4 * dim * row["n_windows"] or row["t"] != 8 * row["n_windows"]:
-            found.append(f"reference {row['reference_id']}: its vectors are not {row['n_windows']} windows of {dim}")
+        if len(blob) != 4 * row["dim"] * row["n_windows"] or row["t"] != 8 * row["n_windows"]:
+            found.append(
+                f"reference {row['reference_id']}{row['what']}: its vectors are not {row['n_windows']} windows of "
+                f"{row['dim']}"
+            )
     found += [
         f"artist {store.name_of(row['artist_id'])}: references but no templates"
         for row in store.rows(
-            "SELECT DISTINCT artist_id FROM artist_references r WHERE status = 'active' "
-            "AND NOT EXISTS (SELECT 1 FROM templates t WHERE t.artist_id = r.artist_id)"
+            "SELECT DISTINCT artist_id FROM artist_references r WHERE status = 'active' AND encoder_id = ? "
+            "AND NOT EXISTS (SELECT 1 FROM templates t WHERE t.artist_id = r.artist_id)",
+            [record["encoder_id"]],
         )
     ]
     return found

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from registry import audit
+from registry.errors import RegistryError
 from registry.store import Store
 
 #: Settings: the encoder that the registry uses, and digests of model directories that were allowed with --trust-model.
@@ -32,25 +33,71 @@ def source_name(source: str) -> str:
     return str(Path(source).resolve()) if source != HOUSE and Path(source).is_dir() else source
 
 
-def choose_encoder(store: Store, source: str, *, trust: bool) -> None:
-    """Make `source` the registry's encoder; with `trust`, record the digest of its directory as allowed to run."""
+def allow_model(store: Store, source: str, *, trust: bool) -> list[str]:
+    """Digests of the models that may run, that of `source` among them; with `trust` it is added, and not recorded yet.
+
+    Raises
+    ------
+    ModelError
+        There is no such model, or it is damaged, or may not run.
+    """
     from embeddings.model_dir import HOUSE, find_model, locate_model, model_digest
 
-    source = source_name(source)
     trusted = trusted_models(store)
     if trust and source != HOUSE:
         trusted = sorted({*trusted, model_digest(locate_model(source))})
     find_model(source, trusted=trusted)
+    return trusted
+
+
+def check_may_choose(store: Store, source: str) -> None:
+    """Raise `RegistryError` where voices are enrolled with another encoder than `source`."""
+    in_use = encoder_source(store)
+    if in_use != source_name(source) and store.rows("SELECT 1 FROM artist_references LIMIT 1"):
+        raise RegistryError(
+            f"{store.home}: holds voices enrolled with encoder {in_use}; choose another home for {source}, or go over "
+            f"to it with `likeness reembed --encoder {source}`, which makes them anew from their recordings"
+        )
+
+
+def choose_encoder(store: Store, source: str, *, trust: bool) -> None:
+    """Make `source` the encoder of a registry in which nobody is enrolled, or keep it where it is that.
+
+    Parameters
+    ----------
+    trust : bool
+        Record the digest of its directory as allowed to run.
+
+    Raises
+    ------
+    RegistryError
+        Voices are enrolled with another one.
+    ModelError
+        As `allow_model` raises it.
+    """
+    source = source_name(source)
+    trusted = allow_model(store, source, trust=trust)
     with store.writing():
+        check_may_choose(store, source)
+        before = store.setting(ENCODER_SOURCE)
+        if encoder_source(store) != source:
+            store.set_encoder(None)
+            if before is not None:  # the first choice is part of making the registry
+                audit.append(store, "config.set", {"key": ENCODER_SOURCE, "from": before, "to": source})
         store.set_setting(ENCODER_SOURCE, source)
         store.set_setting(TRUSTED_MODELS, trusted)
 
 
 def load_encoder(store: Store, **options: Any) -> Any:
     """Load the registry's encoder; takes a few seconds."""
+    return load_model(encoder_source(store), trusted_models(store), **options)
+
+
+def load_model(source: str, trusted: Collection[str], **options: Any) -> Any:
+    """Load an encoder, the registry's or not; takes a few seconds."""
     from embeddings.encoder import SpeechBrainEncoder
 
-    return SpeechBrainEncoder(encoder_source(store), trusted=trusted_models(store), **options)
+    return SpeechBrainEncoder(source, trusted=trusted, **options)
 
 
 @dataclass(frozen=True)

@@ -89,11 +89,16 @@ def own_norm_scores(references: Sequence[np.ndarray], cohort: scoring.CohortMode
     _check_several(references)
     return np.array(
         [
-            _norm_score(own, np.concatenate([other for j, other in enumerate(references) if j != i]), cohort)
+            own_norm_score(own, [other for j, other in enumerate(references) if j != i], cohort)
             for i, own in enumerate(references)
         ],
         np.float32,
     )
+
+
+def own_norm_score(reference: np.ndarray, others: Sequence[np.ndarray], cohort: scoring.CohortModel) -> float:
+    """One of `own_norm_scores`: a reference against an artist's other references, one at least."""
+    return _norm_score(reference, np.concatenate(others), cohort)
 
 
 def reference_floors(references: Sequence[np.ndarray], floor: Floor = REFERENCE_FLOOR) -> np.ndarray:

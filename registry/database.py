@@ -55,6 +55,7 @@ class RegistryDatabase:
         self.home = home
         self.actor = actor
         self._artist_keys: dict[int, ArtistKey] = {}
+        self._checked_encoder_id: str | None = None
         self.path = home / DATABASE
         if create:
             _make_private(home, self.path)
@@ -214,18 +215,33 @@ class RegistryDatabase:
         return rows[0] if rows else None
 
     def check_encoder(self, encoder_id: str) -> None:
-        """Raise `EncoderMismatch` if the registry's vectors were made with another encoder."""
+        """Raise `EncoderMismatch` if the registry's vectors were made with another encoder, now or when read later."""
         if self.encoder_id is not None and self.encoder_id != encoder_id:
             record = self.encoder()
             raise EncoderMismatch(
                 f"{self.home}: enrolled with encoder {self.encoder_id[:12]} ({record and record['source']}), "
-                f"this one is {encoder_id[:12]}; vectors of different encoders cannot be compared. Use the encoder it "
-                "was enrolled with, or enroll from the recordings again into another home"
+                f"this one is {encoder_id[:12]}; vectors of different encoders cannot be compared. `likeness reembed` "
+                "goes over to another encoder (if that was done meanwhile, give this command again)"
             )
+        self._checked_encoder_id = encoder_id
+
+    def current_encoder(self) -> dict[str, Any] | None:
+        """The registry's `encoder`, for reading vectors: `EncoderMismatch` where it is not any more the one checked.
+
+        Another process may have gone over to another encoder while this one was embedding a track.
+        """
+        if self._checked_encoder_id is not None:
+            self.check_encoder(self._checked_encoder_id)
+        return self.encoder()
 
     def bind_encoder(self, encoder: Any) -> None:
         """Record `encoder` (an `embeddings` encoder) as the one of this registry; call inside `writing`."""
         self.check_encoder(encoder.encoder_id)
+        self.record_encoder(encoder)
+        self.set_encoder(encoder.encoder_id)
+
+    def record_encoder(self, encoder: Any) -> None:
+        """Record what an encoder is like; call inside `writing`."""
         self.db.table("encoders").insert(
             {
                 "encoder_id": encoder.encoder_id,
@@ -238,7 +254,13 @@ class RegistryDatabase:
             },
             ignore=True,
         )
-        self.db.table("meta").insert({"key": "encoder_id", "value": encoder.encoder_id}, replace=True)
+
+    def set_encoder(self, encoder_id: str | None) -> None:
+        """Say with which recorded encoder the vectors are made from here on; call inside `writing`."""
+        self._checked_encoder_id = encoder_id
+        self.db.execute("DELETE FROM meta WHERE key = 'encoder_id'")
+        if encoder_id is not None:
+            self.insert("meta", {"key": "encoder_id", "value": encoder_id})
 
     def has_pending_erasures(self) -> bool:
         """Whether a removal was held up by a reader or a crash."""

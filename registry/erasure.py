@@ -20,6 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from registry import audit
 from registry.errors import RegistryError, StoreDamaged, UnknownTrack
 from registry.kept_audio import audio_locked, delete_orphans
@@ -70,11 +72,11 @@ def erase_reference(store: Store, artist: str, reference_id: int, notify: Notify
     """Remove one reference of an artist; its templates are made anew from the others. Returns the receipt."""
     with store.writing():
         artist_id = store.artist(artist).artist_id
-        windows = {number: vectors for number, vectors, _ in store.reference_windows(artist_id, status=None)}
-        if reference_id not in windows:
+        if reference_id not in store.reference_ids(artist_id):
             raise RegistryError(f"reference {reference_id}: is not {artist}'s; `likeness artists show` lists them")
         is_shared = reference_id in _shared(store, artist_id)
-        marks = [] if is_shared else [vector.tobytes()[:MARK_BYTES] for vector in windows[reference_id][:8]]
+        windows = [row for row in store.windows_on_record(artist_id) if row["reference_id"] == reference_id]
+        marks = [] if is_shared else [_mark(vector) for row in windows for vector in row["vectors"][:8]]
         erasure_id = _erase_reference_row(store, artist_id, reference_id)
     return _carry_out(store, erasure_id, notify, WAIT_S, marks=marks)
 
@@ -536,7 +538,11 @@ def _verify(store: Store, kind: str, work: dict[str, Any], marks: Sequence[bytes
 def _is_others(store: Store, mark: bytes) -> bool:
     """Whether somebody else's references hold the same vector: a take that was trimmed begins as the whole one."""
     return store.encryption is None and bool(
-        store.rows("SELECT 1 FROM artist_references WHERE instr(vectors, ?) LIMIT 1", [mark])
+        store.rows(
+            "SELECT 1 FROM (SELECT vectors FROM artist_references UNION ALL SELECT vectors FROM staged_references) "
+            "WHERE instr(vectors, ?) LIMIT 1",
+            [mark],
+        )
     )
 
 
@@ -569,12 +575,16 @@ def _marks(store: Store, artist_id: int) -> list[bytes]:
     marks = []
     for each_id in store.with_merged(artist_id):
         shared = _shared(store, each_id)
-        windows = store.reference_windows(each_id, status=None)
-        marks += [vectors[0].tobytes()[:MARK_BYTES] for number, vectors, _ in windows if number not in shared]
+        windows = store.windows_on_record(each_id)
+        marks += [_mark(row["vectors"][0]) for row in windows if row["reference_id"] not in shared]
         if not shared:
             rows = store.rows("SELECT vector FROM templates WHERE artist_id = ?", [each_id])
             marks += [store.unseal(each_id, row["vector"], "template")[:MARK_BYTES] for row in rows]
     return marks
+
+
+def _mark(vector: np.ndarray) -> bytes:
+    return vector.tobytes()[:MARK_BYTES]
 
 
 def _shared(store: Store, artist_id: int) -> set[int]:

@@ -158,7 +158,7 @@ def _check_untouched(store: Store, change: IdentityChange, artist_ids: set[int])
 
 def _retire(store: Store, change_id: int, artist_id: int, into_id: int) -> None:
     """Let an artist who came of a split be the one it was split from, and its name be free again."""
-    if store.reference_windows(artist_id, status=None):
+    if store.reference_ids(artist_id):
         raise RegistryError(f"change {change_id}: {store.name_of(artist_id)} has more references since; merge instead")
     # Not deleted: scans of the time between name it.
     name = store.seal_text(artist_id, f"split off in change {change_id}", "name")
@@ -187,7 +187,7 @@ def _move(store: Store, artist_id: int, into_id: int) -> dict[str, Any]:
     ]
     references = {}
     copies = {consent_id: _copy_consent(store, consent_id, into_id) for consent_id in consents}
-    for reference_id, _, _ in store.reference_windows(artist_id, status=None):
+    for reference_id in store.reference_ids(artist_id):
         references[reference_id] = _consent_of(store, reference_id)
         _move_reference(store, reference_id, into_id, copies[references[reference_id]])
     return {"references": references, "consents": copies}

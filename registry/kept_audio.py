@@ -6,10 +6,12 @@ import fcntl
 import os
 import secrets
 import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from registry.errors import RegistryError, StoreDamaged
 from registry.records import storable
@@ -112,9 +114,7 @@ def read_copy(store: Store, reference_id: int, target: BinaryIO) -> None:
     StoreDamaged
         The copy is gone, cannot be read, or is not what was sealed; `target` may hold a part of it.
     """
-    (row,) = store.rows(
-        "SELECT artist_id, kept_path, kept_key FROM artist_references WHERE reference_id = ?", [reference_id]
-    )
+    row = _kept(store, reference_id)
     kept = store.home / row["kept_path"]
     try:
         source = kept.open("rb")
@@ -130,6 +130,47 @@ def read_copy(store: Store, reference_id: int, target: BinaryIO) -> None:
             open_stream(store.unseal(row["artist_id"], row["kept_key"], "audio key"), _WHAT, source, target)
         except SealBroken as error:
             raise StoreDamaged(f"{kept}: is not what was enrolled as reference {reference_id}") from error
+
+
+def _kept(store: Store, reference_id: int) -> dict[str, Any]:
+    rows = store.rows(
+        "SELECT artist_id, kept_path, kept_key FROM artist_references WHERE reference_id = ?", [reference_id]
+    )
+    if not rows:
+        raise StoreDamaged(f"reference {reference_id}: is not on record any more")
+    return rows[0]
+
+
+@contextmanager
+def readable_copy(store: Store, reference_id: int) -> Iterator[Path]:
+    """A path at which the kept copy of a reference can be read, also by another process, while this is open.
+
+    A copy that is sealed is opened in memory, where no kill leaves it behind.
+
+    Raises
+    ------
+    StoreDamaged
+        As `read_copy` raises it.
+    """
+    row = _kept(store, reference_id)
+    if row["kept_key"] is None:
+        yield store.home / row["kept_path"]
+        return
+    with _in_memory() as (file, path):
+        read_copy(store, reference_id, file)
+        file.flush()
+        yield path
+
+
+@contextmanager
+def _in_memory() -> Iterator[tuple[BinaryIO, Path]]:
+    """A file without a name, and a path to it."""
+    if sys.platform == "linux":
+        with os.fdopen(os.memfd_create("likeness"), "w+b") as file:
+            yield file, Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
+    else:  # in a folder of the user's own
+        with tempfile.NamedTemporaryFile() as file:
+            yield cast(BinaryIO, file), Path(file.name)
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

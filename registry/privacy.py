@@ -41,6 +41,13 @@ def inventory(store: Store) -> list[dict[str, Any]]:
             f"{database}: artist_references{sealed}",
             removed,
         ),
+        (
+            "enrolled artists",
+            "references, made with the encoder that the registry is to go over to",
+            count("staged_references"),
+            f"{database}: staged_references{sealed}",
+            f"{removed}, or until `reembed` has gone over to it",
+        ),
         ("enrolled artists", "templates (voiceprints)", count("templates"), f"{database}: templates{sealed}", removed),
         ("enrolled artists", "templates (voiceprints)", count("templates"), f"index.faiss{sealed}", removed),
         (
@@ -157,9 +164,14 @@ def write_artist_archive(store: Store, artist: str, path: Path) -> dict[str, int
 
 def _artist_record(store: Store, artist: str) -> dict[str, Any]:
     summary = store.artist(artist)
+    on_record = store.windows_on_record(summary.artist_id)
     windows = {
-        reference_id: {"vectors": vectors.round(6).tolist(), "times_s": times.round(3).tolist()}
-        for reference_id, vectors, times in store.reference_windows(summary.artist_id, status=None)
+        (row["reference_id"], row["is_staged"]): {
+            "encoder_id": row["encoder_id"],
+            "vectors": row["vectors"].round(6).tolist(),
+            "times_s": row["times"].round(3).tolist(),
+        }
+        for row in on_record
     }
     gallery = store.gallery()
     gallery = gallery.select(gallery.artist_id == summary.artist_id)
@@ -168,7 +180,12 @@ def _artist_record(store: Store, artist: str) -> dict[str, Any]:
         "aliases": store.aliases(summary.artist_id),
         "consents": [asdict(consent) for consent in rights.consents(store, artist)],
         "references": [
-            {**asdict(reference), **windows[reference.reference_id]} for reference in store.references(artist)
+            {**asdict(reference), **windows[reference.reference_id, 0]} for reference in store.references(artist)
+        ],
+        "prepared_references": [  # with the encoder that the registry is to go over to
+            {"reference_id": reference_id, **prepared}
+            for (reference_id, is_staged), prepared in windows.items()
+            if is_staged
         ],
         "templates": gallery.vectors.round(6).tolist(),
         "changes": [asdict(change) for change in identity.changes(store, artist)],

@@ -66,8 +66,9 @@ class ArtistSummary:
     ----------
     uid : str
         Random; names the artist in receipts, where the name must not stand.
-    status : {"active", "pending", "no consent"}
-        Only active ones are matched: those with an approved reference and a consent in force.
+    status : {"active", "pending", "waiting", "no consent"}
+        Only active ones are matched: those with an approved reference and a consent in force. Of one that is waiting,
+        every reference is.
     """
 
     artist_id: int
@@ -87,8 +88,9 @@ class Reference:
 
     Attributes
     ----------
-    status : {"pending", "active"}
-        Only active ones are matched.
+    status : {"pending", "active", "waiting"}
+        Only active ones are matched. Waiting ones were left out when the registry went over to another encoder, for
+        want of their audio.
     force_reason : str or None
         Why it was enrolled although a check spoke against it.
     own_norm_score : float or None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from registry import audit
@@ -14,20 +16,20 @@ from registry.store import Store
 
 def condense_artist(store: Store, artist_id: int) -> None:
     """Make an artist's templates anew from all its active references; call inside `store.writing`."""
-    references = store.reference_windows(artist_id)
+    store.replace_templates(artist_id, condense_references(store.reference_windows(artist_id)))
+
+
+def condense_references(references: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> list[NewTemplate]:
+    """Templates of an artist from the windows of references, as `Store.reference_windows` gives them."""
     if not references:
-        store.replace_templates(artist_id, [])
-        return
+        return []
     owner = np.concatenate([np.full(len(vectors), reference_id) for reference_id, vectors, _ in references])
     times = np.concatenate([times for _, _, times in references])
     templates, medoids, counts = condense_windows(np.concatenate([vectors for _, vectors, _ in references]))
-    store.replace_templates(
-        artist_id,
-        [
-            NewTemplate(vector, int(owner[row]), float(times[row, 0]), float(times[row, 1]), int(count))
-            for vector, row, count in zip(templates, medoids, counts, strict=True)
-        ],
-    )
+    return [
+        NewTemplate(vector, int(owner[row]), float(times[row, 0]), float(times[row, 1]), int(count))
+        for vector, row, count in zip(templates, medoids, counts, strict=True)
+    ]
 
 
 def approve_references(store: Store, artist: str) -> list[Reference]:

@@ -229,10 +229,32 @@ def m002_trust(db: Database) -> None:
         )
 
 
+@migrations()
+def m003_another_encoder(db: Database) -> None:
+    """What is prepared with an encoder that the registry goes over to."""
+    db.executescript(
+        """
+        -- A reference that was made with another encoder than meta's waits for its audio, and is not matched.
+        DROP INDEX artist_references_status;
+        CREATE INDEX artist_references_status ON artist_references (artist_id, status, encoder_id);
+
+        CREATE TABLE staged_references (     -- what takes the place of a reference's own columns once all are made
+            reference_id INTEGER PRIMARY KEY REFERENCES artist_references ON DELETE CASCADE,
+            encoder_id TEXT NOT NULL REFERENCES encoders,
+            voiced_s REAL NOT NULL, own_norm_score REAL, n_windows INTEGER NOT NULL,
+            vectors BLOB NOT NULL, times BLOB NOT NULL
+        ) STRICT;
+        -- Sealed with the key of the artist it belonged to; for another artist it is made again.
+        CREATE TRIGGER staged_reference_moved AFTER UPDATE OF artist_id ON artist_references BEGIN
+            DELETE FROM staged_references WHERE reference_id = NEW.reference_id; END;
+        """
+    )
+
+
 def fold_name(name: str) -> str:
     """A name without regard to case and width, for finding it however it was typed."""
     return unicodedata.normalize("NFKC", name).casefold()
 
 
 #: What this release can read; a database that has had any other migration is from a newer one.
-MIGRATION_NAMES = frozenset({"m001_registry", "m002_trust"})
+MIGRATION_NAMES = frozenset({"m001_registry", "m002_trust", "m003_another_encoder"})

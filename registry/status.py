@@ -17,6 +17,7 @@ from registry.index import INDEX_FORMAT, MAX_HEADER_BYTES
 from registry.kept_audio import KEPT_AUDIO
 from registry.match import index_path
 from registry.records import path_of
+from registry.reembed import Preparation, preparation
 from registry.store import Store, now
 
 
@@ -56,8 +57,11 @@ class Status:
 
     Attributes
     ----------
-    n_artists_active, n_artists_pending, n_artists_not_matched : int
-        Those who are matched; those of whom no reference is approved yet; those without a consent in force.
+    n_artists_active, n_artists_pending, n_artists_waiting, n_artists_not_matched : int
+        Those who are matched; those of whom no reference is approved yet; those of whom every reference waits for its
+        recording; those without a consent in force.
+    preparation : Preparation or None
+        Another encoder, if the registry is going over to one.
     index : {"fresh", "stale", "missing", "damaged", "not needed"}
         By its header alone: whether its content is whole is seen when it is used. Not needed while nobody is enrolled.
     last_finished_run : int or None
@@ -76,10 +80,13 @@ class Status:
     revision: int
     n_artists_active: int
     n_artists_pending: int
+    n_artists_waiting: int
     n_artists_not_matched: int
     n_references: int
     n_references_pending: int
+    n_references_waiting: int
     n_templates: int
+    preparation: Preparation | None
     index: str
     last_finished_run: int | None
     last_finished_at: str | None
@@ -99,19 +106,24 @@ def registry_status(store: Store) -> Status:
     """How the registry is; needs no key, and is of one moment."""
     with store.reading():
         encoder, head = store.encoder() or {}, audit.head_of(store)
+        encoder_id = encoder.get("encoder_id")
         finished = store.rows(
             "SELECT run_id, finished_at FROM runs WHERE finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT 1"
         )
         return Status(
             home=str(store.home),
             encoder=encoder.get("source"),
-            encoder_id=encoder.get("encoder_id"),
+            encoder_id=encoder_id,
             encrypted=store.encryption is not None,
             revision=store.revision,
             **_artist_counts(store),
             n_references=_count(store, "artist_references"),
-            n_references_pending=_count(store, "artist_references WHERE status = 'pending'"),
+            n_references_pending=_count(
+                store, "artist_references WHERE status = 'pending' AND encoder_id = ?", encoder_id
+            ),
+            n_references_waiting=_count(store, "artist_references WHERE encoder_id != ?", encoder_id),
             n_templates=_count(store, "templates"),
+            preparation=preparation(store),
             index=_index_state(store),
             last_finished_run=finished[0]["run_id"] if finished else None,
             last_finished_at=finished[0]["finished_at"] if finished else None,
@@ -132,11 +144,13 @@ def status_lines(status: Status) -> list[tuple[str, str]]:
     """A status for a person, as (what, state)."""
     backup = status.last_backup
     finished = status.last_finished_run
+    waiting = f"{status.n_artists_waiting} waiting for their recordings, " if status.n_artists_waiting else ""
     artists = (
-        f"{status.n_artists_active} active, {status.n_artists_pending} pending, "
+        f"{status.n_artists_active} active, {status.n_artists_pending} pending, {waiting}"
         f"{status.n_artists_not_matched} not matched for want of a consent"
     )
-    waiting = f" ({status.n_references_pending} wait for approval)" if status.n_references_pending else ""
+    n_waiting = {"approval": status.n_references_pending, "their recordings": status.n_references_waiting}
+    waits = ", ".join(f"{n} wait for {what}" for what, n in n_waiting.items() if n)
     last_backup = "none; `likeness backup` makes one"
     if backup is not None:
         gone = "" if backup.is_there else ", and is not there any more"
@@ -145,9 +159,17 @@ def status_lines(status: Status) -> list[tuple[str, str]]:
     return [
         ("home", status.home),
         ("artists", artists),
-        ("references", f"{status.n_references}{waiting}, {status.n_templates} templates"),
+        ("references", f"{status.n_references}{waits and f' ({waits})'}, {status.n_templates} templates"),
         ("revision", str(status.revision)),
         ("encoder", encoder),
+        *(
+            (
+                "going over to",
+                f"{one.source}, {one.encoder_id[:12]}: {one.n_left} of {one.n_made + one.n_left} references left",
+            )
+            for one in [status.preparation]
+            if one is not None
+        ),
         ("encrypted", "yes" if status.encrypted else "no"),
         ("index", status.index),
         ("last finished run", "none" if finished is None else f"{finished}, at {status.last_finished_at}"),
@@ -186,21 +208,25 @@ def age_text(age_s: float) -> str:
     return f"{age_s:.0f} seconds"
 
 
-def _count(store: Store, table: str) -> int:
-    return int(store.rows(f"SELECT COUNT(*) AS n FROM {table}")[0]["n"])
+def _count(store: Store, table: str, *given: str | None) -> int:
+    return int(store.rows(f"SELECT COUNT(*) AS n FROM {table}", given)[0]["n"])
 
 
 def _artist_counts(store: Store) -> dict[str, int]:
     not_matched = set(store.without_consent())
     rows = store.rows(
         "SELECT artist_id, EXISTS (SELECT 1 FROM artist_references r WHERE r.artist_id = a.artist_id "
-        "AND r.status = 'active') AS has_active FROM artists a WHERE merged_into IS NULL"
+        "AND r.status = 'active' AND r.encoder_id = e.value) AS is_active, "
+        "EXISTS (SELECT 1 FROM artist_references r WHERE r.artist_id = a.artist_id AND r.encoder_id != e.value) "
+        "AS has_waiting FROM artists a LEFT JOIN meta e ON e.key = 'encoder_id' WHERE merged_into IS NULL"
     )
     rows = [row for row in rows if row["artist_id"] not in not_matched]
-    n_active = sum(row["has_active"] for row in rows)
+    n_active = sum(row["is_active"] for row in rows)
+    n_waiting = sum(row["has_waiting"] and not row["is_active"] for row in rows)
     return {
         "n_artists_active": n_active,
-        "n_artists_pending": len(rows) - n_active,
+        "n_artists_pending": len(rows) - n_active - n_waiting,
+        "n_artists_waiting": n_waiting,
         "n_artists_not_matched": len(not_matched),
     }
 

@@ -210,6 +210,11 @@ class Store(RegistryDatabase):
         rows = self.rows(_REFERENCES + where + " ORDER BY r.reference_id", parameters)
         return [self._reference(row, names) for row in rows]
 
+    def reference(self, reference_id: int) -> Reference | None:
+        """One reference by its number; None where there is none."""
+        rows = self.rows(_REFERENCES + " WHERE r.reference_id = ?", [reference_id])
+        return self._reference(rows[0], {rows[0]["artist_id"]: self.name_of(rows[0]["artist_id"])}) if rows else None
+
     def _reference(self, row: dict[str, Any], names: dict[int, str]) -> Reference:
         artist_id = row.pop("artist_id")
         for column, what in (("path", "path"), ("force_reason", "force_reason"), ("consent", "consent")):
@@ -218,23 +223,69 @@ class Store(RegistryDatabase):
         return Reference(**row, artist=names[artist_id])
 
     def reference_windows(
-        self, artist_id: int, *, status: str | None = "active"
+        self, artist_id: int, *, status: str | None = "active", staged_for: str | None = None
     ) -> list[tuple[int, np.ndarray, np.ndarray]]:
-        """(reference_id, vectors (n, dim), times (n, 2)) of an artist's references of a status, or all, in order."""
+        """(reference_id, vectors (n, dim), times (n, 2)) of an artist's references of a status, or all, in order.
+
+        They are all of one encoder: the registry's, or the one with the id `staged_for`, as they are once the registry
+        goes over to that. Those that wait for their audio are left out.
+        """
+        current = self.current_encoder()
+        encoder_id = staged_for or (current and current["encoder_id"])
         rows = self.rows(
-            "SELECT reference_id, n_windows, vectors, times, dim FROM artist_references "
-            "JOIN encoders USING (encoder_id) WHERE artist_id = ? AND status = COALESCE(?, status) "
-            "ORDER BY reference_id",
-            [artist_id, status],
+            f"SELECT * FROM ({_WINDOWS}) WHERE artist_id = ? AND status = COALESCE(?, status) AND encoder_id = ? "
+            "AND is_staged <= ? ORDER BY reference_id",
+            [artist_id, status, encoder_id, staged_for is not None],
         )
+        return [(row["reference_id"], *self._windows(row)) for row in rows]
+
+    def windows_on_record(self, artist_id: int) -> list[dict[str, Any]]:
+        """Every window vector that is kept of an artist, whichever encoder made it: not for comparing.
+
+        Rows of reference_id, encoder_id, is_staged (0 or 1), vectors (n, dim) and times (n, 2).
+        """
+        rows = self.rows(f"SELECT * FROM ({_WINDOWS}) WHERE artist_id = ? ORDER BY is_staged, 1", [artist_id])
+        names = ("reference_id", "encoder_id", "is_staged")
         return [
-            (
-                row["reference_id"],
-                _array(self.unseal(artist_id, row["vectors"], "windows"), row["n_windows"], row["dim"]),
-                _array(row["times"], row["n_windows"], 2),
-            )
+            {**{name: row[name] for name in names}, "vectors": vectors, "times": times}
             for row in rows
+            for vectors, times in [self._windows(row)]
         ]
+
+    def _windows(self, row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        vectors = self.unseal(row["artist_id"], row["vectors"], "windows")
+        return _array(vectors, row["n_windows"], row["dim"]), _array(row["times"], row["n_windows"], 2)
+
+    def reference_ids(self, artist_id: int) -> list[int]:
+        """The numbers of all of an artist's references, those among them that are not matched."""
+        rows = self.rows("SELECT reference_id FROM artist_references WHERE artist_id = ? ORDER BY 1", [artist_id])
+        return [row["reference_id"] for row in rows]
+
+    def stage_reference(
+        self,
+        reference_id: int,
+        encoder_id: str,
+        vectors: np.ndarray,
+        times: np.ndarray,
+        *,
+        voiced_s: float,
+        own_norm_score: float | None,
+    ) -> None:
+        """Keep what a recorded encoder makes of a reference beside what it is; call inside `writing`."""
+        (row,) = self.rows("SELECT artist_id FROM artist_references WHERE reference_id = ?", [reference_id])
+        self.insert(
+            "staged_references",
+            {
+                "reference_id": reference_id,
+                "encoder_id": encoder_id,
+                "voiced_s": voiced_s,
+                "own_norm_score": own_norm_score,
+                "n_windows": len(vectors),
+                # As in artist_references, so that it can take its place as it is.
+                "vectors": self.seal(row["artist_id"], _blob(vectors), "windows"),
+                "times": _blob(times),
+            },
+        )
 
     def move_reference(self, reference_id: int, artist_id: int, consent_id: int) -> None:
         """Make a reference another artist's; call inside `writing`, then make both artists' templates anew."""
@@ -316,7 +367,7 @@ class Store(RegistryDatabase):
 
     def _vectors(self, rows: Sequence[dict[str, Any]]) -> np.ndarray:
         self.load_artist_keys()
-        record = self.encoder()
+        record = self.current_encoder()
         blobs = b"".join(self.unseal(row["artist_id"], row["vector"], "template") for row in rows)
         return _array(blobs, len(rows), record["dim"] if record else 0)
 
@@ -363,21 +414,34 @@ _ARTISTS = """
         CASE
             WHEN NOT EXISTS (SELECT 1 FROM consents c WHERE c.artist_id = a.artist_id AND c.withdrawn_at IS NULL
                 AND (c.expires_at IS NULL OR c.expires_at > ?)) THEN 'no consent'
-            WHEN EXISTS (SELECT 1 FROM artist_references r WHERE r.artist_id = a.artist_id AND r.status = 'active')
-                THEN 'active'
+            WHEN EXISTS (SELECT 1 FROM artist_references r WHERE r.artist_id = a.artist_id AND r.status = 'active'
+                AND r.encoder_id = e.value) THEN 'active'
+            WHEN EXISTS (SELECT 1 FROM artist_references r WHERE r.artist_id = a.artist_id AND r.encoder_id != e.value)
+                THEN 'waiting'
             ELSE 'pending'
         END AS status,
         (SELECT COUNT(*) FROM artist_references r WHERE r.artist_id = a.artist_id) AS n_references,
-        (SELECT COUNT(*) FROM artist_references r WHERE r.artist_id = a.artist_id AND r.status = 'pending')
-            AS n_pending,
+        (SELECT COUNT(*) FROM artist_references r WHERE r.artist_id = a.artist_id AND r.status = 'pending'
+            AND r.encoder_id = e.value) AS n_pending,
         (SELECT COUNT(*) FROM templates t WHERE t.artist_id = a.artist_id) AS n_templates,
         (SELECT COALESCE(SUM(voiced_s), 0.0) FROM artist_references r WHERE r.artist_id = a.artist_id) AS voiced_s
-    FROM artists a"""
+    FROM artists a LEFT JOIN meta e ON e.key = 'encoder_id'"""
+
+#: What `Reference.status` is: a reference that another encoder made waits for its audio, approved or not.
+_STATUS = "CASE WHEN r.encoder_id = (SELECT value FROM meta WHERE key = 'encoder_id') THEN r.status ELSE 'waiting' END"
 
 _REFERENCES = f"""
-    SELECT r.reference_id, r.artist_id, {", ".join(f"r.{name}" for name in _REFERENCE_COLUMNS)}, r.n_windows,
-        c.ref AS consent, c.expires_at AS consent_expires_at, r.added_at
+    SELECT r.reference_id, r.artist_id, {", ".join(f"r.{name}" for name in _REFERENCE_COLUMNS if name != "status")},
+        {_STATUS} AS status, r.n_windows, c.ref AS consent, c.expires_at AS consent_expires_at, r.added_at
     FROM artist_references r JOIN consents c USING (consent_id)"""
+
+_WINDOWS = """
+    SELECT r.reference_id, r.artist_id, r.status, r.encoder_id, r.n_windows, r.vectors, r.times, e.dim, 0 AS is_staged
+    FROM artist_references r JOIN encoders e USING (encoder_id)
+    UNION ALL
+    SELECT r.reference_id, r.artist_id, r.status, s.encoder_id, s.n_windows, s.vectors, s.times, e.dim, 1
+    FROM artist_references r JOIN staged_references s USING (reference_id) JOIN encoders e
+    ON e.encoder_id = s.encoder_id"""
 
 
 def _new_uid() -> str:

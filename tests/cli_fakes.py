@@ -33,24 +33,30 @@ RATE_HZ = 16000
 DIM = 16
 N_BANDS = 24
 ENCODER_ID = "a" * 64
+OTHER_DIM = 12
+OTHER_ENCODER_ID = "b" * 64
 #: On `norm_score`. Other songs of singers 1 and 2 score 1.3 to 2.0 with them, singer 3 below 0.3 with either.
 THRESHOLD = 1.0
 CONSENT = "release-2026-014"
 
 
 class FakeEncoder:
-    """Takes what `SpeechBrainEncoder` takes; `source` is a directory that `write_model` wrote, or anything else."""
+    """Takes what `SpeechBrainEncoder` takes; `source` is a directory that `write_model` wrote, or anything else.
+
+    In a directory called "other" it is another encoder, with shorter vectors.
+    """
 
     def __init__(
         self, source: str | Path = "fake", *, trusted: Collection[str] = (), n_threads: int | None = None
     ) -> None:
         self.source = str(source)
-        self.encoder_id = ENCODER_ID
-        self.dim, self.rate_hz, self.window_s, self.hop_s = DIM, RATE_HZ, 4.0, 2.0
+        is_other = Path(source).name == "other"
+        self.encoder_id, dim = (OTHER_ENCODER_ID, OTHER_DIM) if is_other else (ENCODER_ID, DIM)
+        self.dim, self.rate_hz, self.window_s, self.hop_s = dim, RATE_HZ, 4.0, 2.0
         self.directory = Path(source)
         self.cohort = load_cohort(self.directory)
         self.calibration = load_calibration(self.directory)
-        self._projection = np.random.default_rng(0).standard_normal((N_BANDS, DIM))
+        self._projection = np.random.default_rng(int(is_other)).standard_normal((N_BANDS, dim))
 
     def embed_windows(self, samples: np.ndarray) -> np.ndarray:
         """(n, n_samples) float32 to (n, DIM) float32 unit rows, each by itself: the same in whatever company."""
@@ -90,12 +96,13 @@ class StuckEncoder(FakeEncoder):
 def write_model(directory: Path, voice_like: Callable[..., np.ndarray], n_strangers: int = 20) -> Path:
     """Write a model directory for `FakeEncoder`, with a cohort of made-up strangers."""
     directory.mkdir(parents=True)
-    (directory / "hyperparams.yaml").write_text("# The fake encoder needs none.\n", encoding="ascii")
+    (directory / "hyperparams.yaml").write_text(f"# The fake encoder {directory.name} needs none.\n", encoding="ascii")
     voices = [voice_like(4.0, f0_hz=110 + 9 * who, seed=1000 + who) for who in range(n_strangers)]
-    vectors = FakeEncoder(directory).embed_windows(np.stack(voices))
+    encoder = FakeEncoder(directory)
+    vectors = encoder.embed_windows(np.stack(voices))
     np.savez(directory / COHORT, vectors=vectors, person=np.arange(n_strangers))
     calibration = {
-        "encoder_id": ENCODER_ID,
+        "encoder_id": encoder.encoder_id,
         "cohort_id": hashlib.sha256((directory / COHORT).read_bytes()).hexdigest(),
         "scoring": scoring.CONSTANTS,
         "threshold": THRESHOLD,

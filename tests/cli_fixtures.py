@@ -20,6 +20,12 @@ def model(tmp_path_factory: pytest.TempPathFactory, voice_like: Callable[..., np
     return write_model(tmp_path_factory.mktemp("models") / "fake", voice_like)
 
 
+@pytest.fixture(scope="session")
+def other_model(tmp_path_factory: pytest.TempPathFactory, voice_like: Callable[..., np.ndarray]) -> Path:
+    """The directory of another fake encoder."""
+    return write_model(tmp_path_factory.mktemp("models") / "other", voice_like)
+
+
 @pytest.fixture
 def cli(tmp_path: Path, model: Path, voice_like: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """The command line with the fake encoder, and a registry with nobody in it."""

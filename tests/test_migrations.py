@@ -302,5 +302,5 @@ def test_the_release_before_refuses_what_this_one_wrote(old, monkeypatch):
     Store(old).close()
     monkeypatch.setattr("registry.database.MIGRATION_NAMES", frozenset({"m001_registry"}))
 
-    with pytest.raises(StoreTooNew, match=r"it has m002_trust\); upgrade with"):
+    with pytest.raises(StoreTooNew, match=r"it has m003_another_encoder\); upgrade with"):
         Store(old)

@@ -19,7 +19,7 @@ from registry.identity import add_alias, merge_artists
 from registry.privacy import inventory, write_artist_archive
 from registry.records import Consent
 from registry.store import Store
-from tests.fakes import enroll_vectors, make_matcher, make_voiceprint, singer
+from tests.fakes import ENCODER_ID, enroll_vectors, make_matcher, make_voiceprint, singer
 
 #: Tables that say nothing of anybody: the registry itself, settings, keys, hashes, and paths of the owner's own files,
 #: each of which has a line of its own in the inventory.
@@ -82,6 +82,7 @@ def test_the_inventory_counts_what_is_there(full):
         ("enrolled artists", 4, f"registry.db: artists, names{sealed}"),
         ("enrolled artists", 4, f"registry.db: consents{sealed}"),
         ("enrolled artists", 3, f"registry.db: artist_references{sealed}"),
+        ("enrolled artists", 0, f"registry.db: staged_references{sealed}"),
         ("enrolled artists", n_templates, f"registry.db: templates{sealed}"),
         ("enrolled artists", n_templates, f"index.faiss{sealed}"),
         ("enrolled artists", 1, f"audio/{sealed}"),
@@ -150,7 +151,12 @@ def test_the_archive_holds_all_that_is_on_record(full, tmp_path):
     ada = full.artist("Ada")
     windows = full.reference_windows(ada.artist_id, status=None)
     references = [
-        {**asdict(reference), "vectors": vectors.round(6).tolist(), "times_s": times.round(3).tolist()}
+        {
+            **asdict(reference),
+            "encoder_id": ENCODER_ID,
+            "vectors": vectors.round(6).tolist(),
+            "times_s": times.round(3).tolist(),
+        }
         for reference, (_, vectors, times) in zip(full.references("Ada"), windows, strict=True)
     ]
     gallery = full.gallery()
@@ -159,6 +165,7 @@ def test_the_archive_holds_all_that_is_on_record(full, tmp_path):
         **asdict(ada),
         "aliases": ["A. Vale", "DJ Vale"],
         "consents": [asdict(consent) for consent in rights.consents(full, "Ada")],
+        "prepared_references": [],
         "changes": [asdict(change) for change in identity.changes(full, "Ada")],
         "audit": [asdict(entry) for entry in entries],
     }
@@ -174,6 +181,7 @@ def test_the_archive_holds_all_that_is_on_record(full, tmp_path):
     assert {name: len(content) for name, content in files.items()} == {"audio/1.wav": len(SONG)}
     assert counts == {
         **{"aliases": 2, "consents": 2, "references": 2, "templates": len(record["templates"]), "changes": 2},
+        "prepared_references": 0,
         **{"audit": len(entries), "matches": len(record["matches"]), "kept_audio": 1},
     }
 

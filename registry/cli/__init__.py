@@ -34,6 +34,8 @@ COMMANDS = {
     "export": ("export", "Write the registry as JSON lines."),
     "key": ("key", "Rotate and back up the key of an encrypted registry."),
     "config": ("config", "List and change the settings of a registry."),
+    "models": ("models", "List, show and fetch encoders; choose the one of a registry."),
+    "reembed": ("reembed", "Go over to another encoder: make every reference anew."),
     "status": ("operations", "Show how the registry is: artists, index, runs, removals, backups, disk."),
     "backup": ("operations", "Write the whole registry to one file."),
     "restore": ("operations", "Put a backup in the place of the registry; what was removed since stays removed."),

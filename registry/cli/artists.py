@@ -72,6 +72,11 @@ def show(artist: str, home: Path, output_format: str) -> None:
         note(f"{summary.name}{also}: {summary.status}, enrolled {summary.created_at}, {summary.n_templates} templates")
         columns = ["reference_id", "status", "path", "voiced_s", "own_norm_score", "force_reason", "enrolled_by"]
         write_rows(references, output_format, [*columns, "consent", "consent_expires_at", "added_at"])
+        if n_waiting := sum(reference["status"] == "waiting" for reference in references):
+            note(
+                f"{n_waiting} references wait for their recordings, and are not matched: put them back where they were "
+                "and run `likeness reembed`, or remove and enroll them"
+            )
     else:
         write_rows([{**asdict(summary), "aliases": aliases, "references": references}], output_format, [])
 

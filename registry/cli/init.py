@@ -55,14 +55,10 @@ def init(
         raise click.UsageError("--key-file, --key-env and --key-keyring: the key lies in one place; give one of them")
     if n_places and not encrypt:
         raise click.UsageError("the place of a key is for --encrypt; give that too")
-    from registry.config import choose_encoder, encoder_source, source_name
-    from registry.errors import RegistryError
+    from registry.config import check_may_choose, choose_encoder
 
     with _nothing_left_on_failure(home), open_registry(home, create=True) as store:
-        if store.encoder_id is not None and encoder_source(store) != source_name(encoder):
-            raise RegistryError(
-                f"{home}: holds voices enrolled with encoder {encoder_source(store)}; choose another home for {encoder}"
-            )
+        check_may_choose(store, encoder)
         if not encrypt:
             choose_encoder(store, encoder, trust=trust_model)
             note(f"{home}: a registry with encoder {encoder}")
