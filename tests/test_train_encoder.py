@@ -364,3 +364,13 @@ def test_persons_are_held_out_by_who_they_are(folder: Path, monkeypatch: pytest.
     held_out = train_encoder.held_out_persons(Pool(folder / "voice"))
 
     assert len(held_out) == 4 and held_out == train_encoder.held_out_persons(Pool(folder / "voice"))
+
+
+@pytest.mark.parametrize("has_tiles", [True, False])
+def test_bfloat16_is_for_machines_that_multiply_it_in_tiles(has_tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_tiles)
+
+    assert train_encoder.choose_dtype("auto", CPU) == (torch.bfloat16 if has_tiles else torch.float32)
+    assert train_encoder.choose_dtype("bfloat16", CPU) == torch.bfloat16
+    assert train_encoder.choose_dtype("float32", CPU) == torch.float32
+    assert train_encoder.choose_dtype("auto", torch.device("cuda")) == torch.bfloat16
