@@ -1,0 +1,98 @@
+"""The recordings on which voice detection is chosen and measured: those of `make_trials.py`, by what is heard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from make_trials import TrialSet, build_trials
+from trial_audio import RATE_HZ, AudioItem
+
+#: Groups without a voice.
+SILENT_GROUPS = ("instrumental", "music")
+#: Every n-th of the strangers who speak: there are 740 of a fold, more than of all else.
+SPOKEN_STRANGERS_STEP = 4
+
+#: As the product cuts.
+WINDOW = 4 * RATE_HZ
+
+Features = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Track:
+    """A recording and what it is.
+
+    Attributes
+    ----------
+    group : str
+        instrumental, music (what is under the voices of `sung+...`), sung, sung+6db, sung+0db, mixes mir1k, mixes
+        jamendo, speech, strangers-spoken. "sung" is everybody of dev/singing, and chanted recitation.
+    corpus : str
+    owner : str
+        Person or piece of music: what is resampled for intervals.
+    item : AudioItem
+    """
+
+    group: str
+    corpus: str
+    owner: str
+    item: AudioItem
+
+
+def list_tracks(audio_root: Path, fold: str) -> list[Track]:
+    """All tracks of a fold, each sound once, ordered by group."""
+    trials = build_trials(audio_root, fold)
+    groups = {"instrumental": _tests(trials["instrumentals"], "instrumental", roles=("instrumental",)), "music": []}
+    for suffix in ("", "+6db", "+0db"):
+        groups[f"sung{suffix}"] = _tests(trials[f"strangers-sung{suffix}"], f"sung{suffix}")
+    music = sorted({track.item.music_path for track in groups["sung+0db"] if track.item.music_path is not None})
+    groups["music"] = [Track("music", "music", path.rpartition("_")[0], AudioItem(path)) for path in music]
+    for corpus in ("mir1k", "jamendo"):
+        mixes = _tests(trials["strangers-mixes"], f"mixes {corpus}")
+        groups[f"mixes {corpus}"] = [track for track in mixes if track.corpus == corpus]
+    groups["speech"] = _tests(trials["speech"], "speech")
+    spoken = _tests(trials["strangers-spoken"], "strangers-spoken", roles=("stranger",))
+    groups["strangers-spoken"] = spoken[::SPOKEN_STRANGERS_STEP]
+    return [track for group in groups.values() for track in {track.item.key: track for track in group}.values()]
+
+
+def _tests(trials: TrialSet, group: str, roles: tuple[str, ...] = ("real", "mate", "stranger")) -> list[Track]:
+    rows = zip(trials.tests, trials.test_corpora(), trials.test_persons(), strict=True)
+    return [Track(group, corpus, person, test.item) for test, corpus, person in rows if test.role in roles]
+
+
+def cut_windows(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """4 s every 2 s, and the last 4 s; of a shorter track all of it."""
+    n = min(len(samples), WINDOW)
+    starts = np.unique(np.append(np.arange(0, len(samples) - n + 1, WINDOW // 2), len(samples) - n))
+    return starts, np.stack([samples[start : start + n] for start in starts])
+
+
+def torch_matmul(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """`np.matmul` on torch's threads."""
+    import torch
+
+    product: np.ndarray = torch.matmul(torch.from_numpy(left), torch.from_numpy(right)).numpy()
+    return product
+
+
+def load_features(model_dir: Path) -> tuple[Features, int, int]:
+    """MODEL_DIR's features: a function of (n, n_samples) float32, the samples of a step, the bands."""
+    from embeddings.torchaudio_compat import import_torchaudio
+
+    import_torchaudio()
+    import torch
+    from hyperpyyaml import load_hyperpyyaml
+
+    with (model_dir / "hyperparams.yaml").open(encoding="utf-8") as lines:
+        fbank = load_hyperpyyaml(lines)["compute_features"].eval()
+
+    def features(samples: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            found: np.ndarray = fbank(torch.from_numpy(samples)).numpy()
+        return found
+
+    return features, int(fbank.compute_STFT.hop_length), int(fbank.compute_fbanks.n_mels)
