@@ -60,10 +60,14 @@ def test_no_module_of_embeddings_knows_the_registry():
 
 def test_only_the_encoder_and_its_stand_in_import_torch_and_speechbrain():
     assert importers_of("torch", "torchaudio", "speechbrain", "hyperpyyaml") == {
+        "embeddings.ecapa",  # the encoder's faster half
         "embeddings.encoder",
         "embeddings.torchaudio_compat",
     }
-    assert importers_of("torch", "speechbrain") == {"embeddings.encoder"}
+    assert importers_of("torch", "speechbrain") == {"embeddings.ecapa", "embeddings.encoder"}
+    assert {module for module, names in IMPORTS.items() if "embeddings.ecapa.EcapaForward" in names} == {
+        "embeddings.encoder"
+    }
 
 
 def test_only_the_index_imports_faiss():

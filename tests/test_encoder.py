@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,12 @@ def house() -> SpeechBrainEncoder:
 
 
 @pytest.fixture(scope="module")
+def stock() -> Any:
+    """The built-in model as SpeechBrain has it."""
+    return encoder_module._load(HOUSE_DIR)[0]
+
+
+@pytest.fixture(scope="module")
 def windows(voice_like) -> np.ndarray:
     """(6, 2 s) of six made-up voices."""
     return np.stack([voice_like(2.0, f0_hz=110.0 + 40 * k, seed=k) for k in range(6)])
@@ -38,6 +46,21 @@ def copy(tmp_path) -> Path:
 
 def assert_same_vectors(found: np.ndarray, expected: np.ndarray, atol: float = 1e-4) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+
+
+def as_tensor(array: np.ndarray) -> Any:
+    import torch
+
+    return torch.from_numpy(array)
+
+
+def encode_batch(model: Any, samples: np.ndarray) -> np.ndarray:
+    """Give what SpeechBrain itself gives, as unit rows."""
+    import torch
+
+    with torch.inference_mode():
+        vectors = model.encode_batch(as_tensor(samples))[:, 0].numpy()
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 # --- what it is ---
@@ -93,16 +116,19 @@ def test_more_windows_than_a_batch_come_back_in_order(house, windows):
 
 
 @model
-def test_the_model_is_in_eval_mode(house, windows):
+def test_what_was_embedded_before_changes_nothing(house, windows):
     """Dropout would make two calls differ, batch norm would follow what it is given."""
     first = house.embed_windows(windows)
     house.embed_windows(np.random.default_rng(0).standard_normal((8, RATE_HZ)).astype(np.float32))
 
     np.testing.assert_array_equal(house.embed_windows(windows), first)
-    assert [name for name, module in house._model.named_modules() if module.training] == []
-    assert [
-        name for name, parameter in house._model.named_parameters() if parameter.requires_grad and parameter.grad
-    ] == []
+
+
+@model
+def test_speechbrain_loads_it_in_eval_mode(stock):
+    """What is folded, and what runs where nothing is folded."""
+    assert [name for name, module in stock.named_modules() if module.training] == []
+    assert [name for name, parameter in stock.named_parameters() if parameter.requires_grad and parameter.grad] == []
 
 
 @model
@@ -168,6 +194,101 @@ def test_a_vector_without_direction_is_never_handed_out(house, windows, monkeypa
 
     with pytest.raises(ModelError, match="house: the model gave a vector without direction; run `likeness doctor`"):
         house.embed_windows(windows)
+
+
+# --- which forward ---
+
+
+@model
+def test_the_built_in_model_runs_fast_and_gives_what_speechbrain_gives(house, stock, windows):
+    assert (house.is_fast, house.precision) == (True, "float32")
+    assert_same_vectors(house.embed_windows(windows), encode_batch(stock, windows))
+
+
+@model
+def test_in_bfloat16_it_points_the_same_way_and_is_the_same_encoder(house, stock, windows):
+    half = SpeechBrainEncoder(precision="bfloat16")
+
+    cosines = (half.embed_windows(windows) * encode_batch(stock, windows)).sum(axis=1)
+
+    assert (half.is_fast, half.precision, half.encoder_id) == (True, "bfloat16", house.encoder_id)
+    assert cosines.min() >= 0.9999
+
+
+@model
+@pytest.mark.parametrize(
+    ("has_bfloat16", "speedup", "expected"),
+    [(True, 2.0, "bfloat16"), (True, 1.1, "float32"), (True, 0.5, "float32"), (False, 2.0, "float32")],
+)
+def test_bfloat16_is_taken_where_the_cpu_has_it_and_it_is_clearly_faster(monkeypatch, has_bfloat16, speedup, expected):
+    monkeypatch.setattr(encoder_module, "_has_bfloat16", lambda torch: has_bfloat16)
+    monkeypatch.setattr(encoder_module, "_speedup", lambda forward, other, probe: speedup)
+
+    assert SpeechBrainEncoder(precision="auto").precision == expected
+    assert SpeechBrainEncoder().precision == "float32"
+
+
+def test_a_precision_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="precision must be one of auto, float32, bfloat16, not 'float16'"):
+        SpeechBrainEncoder(precision="float16")
+
+
+@model
+def test_a_model_that_the_fast_forward_does_not_fit_runs_as_speechbrain_runs_it(copy, windows):
+    """Normalised over the batch: no setting of the published models, and not repeated by the fast forward."""
+    yaml = (copy / "hyperparams.yaml").read_text()
+    (copy / "hyperparams.yaml").write_text(yaml.replace("norm_type: sentence", "norm_type: batch"))
+    trusted = [model_digest(copy)]
+
+    local = SpeechBrainEncoder(copy, trusted=trusted)
+
+    assert (local.is_fast, local.precision) == (False, "float32")
+    np.testing.assert_array_equal(local.embed_windows(windows), encode_batch(encoder_module._load(copy)[0], windows))
+    np.testing.assert_array_equal(local.embed_features(local.features(windows)), local.embed_windows(windows))
+    with pytest.raises(ModelError, match=r"copy: inner activations are had of SpeechBrain's ECAPA_TDNN only"):
+        local.embed_with_pooled(windows)
+    with pytest.raises(ModelError, match="this model cannot run in bfloat16; use the precision auto or float32"):
+        SpeechBrainEncoder(copy, trusted=trusted, precision="bfloat16")
+
+
+@model
+def test_a_fast_forward_that_gives_something_else_is_not_used(stock, windows, monkeypatch, caplog):
+    from embeddings.ecapa import EcapaForward
+
+    pool = EcapaForward._pool
+    monkeypatch.setattr(EcapaForward, "_pool", lambda self, x: pool(self, x).roll(1, 1))
+
+    wary = SpeechBrainEncoder()
+
+    assert not wary.is_fast
+    np.testing.assert_array_equal(wary.embed_windows(windows), encode_batch(stock, windows))
+    said = [record.getMessage() for record in caplog.records if record.name == "embeddings.encoder"]
+    assert [re.sub(r"-?\d\.\d+", "_", message) for message in said] == [
+        "the fast forward in float32 is off by _ (cosine _) and is not used"
+    ]
+
+
+@model
+def test_features_can_be_had_apart_and_embedded_later(house, stock, windows):
+    many = np.tile(windows, (2, 1))  # more than a batch
+
+    features = house.features(many)
+
+    assert (features.dtype, features.shape) == (np.float32, (12, 126, 80))
+    np.testing.assert_allclose(features, stock.mods.compute_features(as_tensor(many)), rtol=0, atol=1e-3)
+    np.testing.assert_array_equal(house.embed_features(features), house.embed_windows(many))
+    assert house.features(many[:0]).shape == (0, 126, 80)
+
+
+@model
+def test_inner_activations_come_with_the_same_vectors(house, windows):
+    many = np.tile(windows, (2, 1))
+
+    vectors, pooled = house.embed_with_pooled(many)
+
+    np.testing.assert_array_equal(vectors, house.embed_windows(many))
+    assert (pooled.dtype, pooled.shape) == (np.float32, (12, 2 * (80 + 3 * 256)))
+    np.testing.assert_allclose(pooled[:6, :80], house.features(windows).mean(axis=1), rtol=0, atol=1e-3)
 
 
 # --- other directories ---
