@@ -2,11 +2,13 @@
 
     python scripts/fit_builtin.py                     # the built-in encoder
     python scripts/fit_builtin.py MODEL_DIR --dry-run
+    python scripts/fit_builtin.py MODEL_DIR --cohort --nearest      # a newly trained encoder, and its whole card
 
 The last step whenever an encoder, its cohort or the front end has changed. It prints how variants of normalising do,
 chooses the threshold on norm_score (the smallest at which at most `BUDGET_FPIR` of strangers' tracks are flagged), fits
 the llr, and writes calibration.json, golden.json, a section of the card README.md, and last SHA256SUMS, against which
-the built-in directory is checked whenever it is loaded. A model directory without cohort.npz gets one first.
+the built-in directory is checked whenever it is loaded. A model directory without cohort.npz gets one first, and with
+--cohort another: the persons of cohort/, spoken and made into singing, alone and over music. That needs pyworld.
 
 Scores are those of `registry.scoring`, as `registry.match` uses them. A track is flagged when its best artist reaches
 the threshold; strangers include enrolled singers, each matched against the others. Tracks with too little voice
@@ -20,8 +22,8 @@ import csv
 import json
 import os
 import sys
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +33,7 @@ from typing import Any
 
 import numpy as np
 from make_trials import TrialSet, build_trials
+from training.overlap import nearest_persons, opaque
 from trial_audio import DEFAULT_AUDIO, active_samples, load_mono, loop_from, mix_at_level, trim_silence
 from trial_vectors import (
     DEFAULT_CACHE,
@@ -43,10 +46,10 @@ from trial_vectors import (
     shipped_scores,
 )
 
-from embeddings.model_dir import CALIBRATION, COHORT, HOUSE_DIR, Cohort, load_cohort, model_digest, write_sums
+from embeddings.model_dir import CALIBRATION, CARD, COHORT, HOUSE_DIR, Cohort, load_cohort, model_digest, write_sums
 from embeddings.selftest import write_golden
 from registry import metrics, scoring
-from registry.condense import condense_windows
+from registry.condense import MAX_TEMPLATES, condense_windows
 
 FOLD = "A"
 #: Share of strangers' tracks that may be flagged at the threshold that is shipped. At 1 % this encoder misses nine
@@ -69,9 +72,15 @@ ONLY_COUNTED = ("strangers-mixes", "instrumentals")
 #: Scores that each part of a mixture gives to the fit of the llr, so that parts weigh the same whatever their size.
 SCORES_PER_PART = 1000
 
-MUSIC_DB = (0.0, 8.0)
+#: How a person of the cohort is heard. Music is 0 to 8 dB under the voice.
+COHORT_CONDITIONS = ("spoken", "sung", "spoken+music", "sung+music")
+COHORT_MUSIC_DB = (0.0, 8.0)
 COHORT_SEED = 1
-COHORT_TEMPLATES_PER_CONDITION = 4
+#: Songs made of a clip, and pieces of music under it spoken and sung: a clip is one or two windows, and one song or one
+#: piece is a poor sample of songs and of music.
+COHORT_TAKES = 2
+#: A person of the cohort has as many templates at most as an artist.
+COHORT_TEMPLATES_PER_CONDITION = MAX_TEMPLATES // len(COHORT_CONDITIONS)
 
 CARD_BEGIN, CARD_END = "<!-- scripts/fit_builtin.py writes from here -->", "<!-- to here -->"
 
@@ -240,35 +249,41 @@ def measure_variants(
 # --- a cohort for a model that has none -------------------------------------------------------------------------------
 
 
-def make_cohort(system: House, audio_root: Path) -> dict[str, np.ndarray]:
-    """The persons of cohort/voice as they are and over train/music: arrays of cohort.npz."""
-    with (audio_root / "cohort/voice.csv").open(encoding="utf-8") as lines:
-        clips = sorted((row["person_id"], row["path"]) for row in csv.DictReader(lines))
-    with (audio_root / "train/music.csv").open(encoding="utf-8") as lines:
-        music = sorted(row["path"] for row in csv.DictReader(lines))
-    rng = np.random.default_rng(COHORT_SEED)
+def make_cohort(system: House, audio_root: Path, accompaniment: Path | None = None) -> dict[str, np.ndarray]:
+    """The persons of cohort/voice in all of `COHORT_CONDITIONS`: arrays of cohort.npz.
 
-    def sounds() -> Any:
-        for person, path in clips:
-            voice = load_mono(audio_root / path)
-            yield f"{person} spoken", voice
-            # Twice: a clip is one or two windows, and one piece of music is a poor sample of music.
-            for _ in range(2):
-                piece = trim_silence(load_mono(audio_root / music[rng.integers(len(music))]))
-                under = loop_from(piece, int(rng.integers(len(piece))), len(voice))
-                yield (
-                    f"{person} spoken+music",
-                    mix_at_level(voice, under, float(rng.uniform(*MUSIC_DB)), active_samples(voice)),
-                )
+    Parameters
+    ----------
+    system : House
+    audio_root : Path
+        Folder of recordings.
+    accompaniment : Path, optional
+        A pool (`training.pools`) of rendered songs to draw music from; by default from train/music.
 
-    windows: dict[str, list[np.ndarray]] = {}
-    for key, item in system.embed(sounds()):
-        windows.setdefault(key, []).append(item.vectors)
-    persons = sorted({person for person, _ in clips})
-    vectors, person_numbers, conditions = [], [], []
-    for key, some in sorted(windows.items()):
+    Returns
+    -------
+    dict of str to ndarray
+        ``vectors`` (n, dim) float32 unit rows; ``person`` (n,) int64, numbers that say nothing; ``condition`` (n,) str.
+
+    Notes
+    -----
+    Sounds in which the front end finds no voice are left out, as it would not embed them in a track either.
+    """
+    windows: defaultdict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
+    n_voiceless = 0
+    for key, item in system.embed(cohort_sounds(audio_root, accompaniment)):
         person, condition = key.split(" ")
-        templates = condense_windows(np.concatenate(some))[0][:COHORT_TEMPLATES_PER_CONDITION]
+        if item.fell_back:
+            n_voiceless += 1
+        else:
+            windows[person, condition].append(item.vectors)
+    if n_voiceless:
+        print(f"cohort: {n_voiceless} sounds left out, no voice found in them", file=sys.stderr)
+    persons = sorted({person for person, _ in windows})
+    vectors, person_numbers, conditions = [], [], []
+    for (person, condition), some in sorted(windows.items()):
+        templates, _, counts = condense_windows(np.concatenate(some))
+        templates = templates[np.argsort(-counts, kind="stable")[:COHORT_TEMPLATES_PER_CONDITION]]
         vectors.append(templates)
         person_numbers += [persons.index(person)] * len(templates)
         conditions += [condition] * len(templates)
@@ -277,6 +292,45 @@ def make_cohort(system: House, audio_root: Path) -> dict[str, np.ndarray]:
         "person": np.array(person_numbers, dtype=np.int64),
         "condition": np.array(conditions),
     }
+
+
+def cohort_sounds(audio_root: Path, accompaniment: Path | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """("PERSON CONDITION", (n,) float32 at `RATE_HZ`) of every person of cohort/voice; always the same sounds.
+
+    A clip with too little voicing for the vocoder is not sung.
+    """
+    from training.pools import Pool
+    from training.singing import analyse, sing, to_int16  # needs pyworld
+
+    with (audio_root / "cohort/voice.csv").open(encoding="utf-8", newline="") as lines:
+        clips = sorted((row["person_id"], row["path"]) for row in csv.DictReader(lines))
+    with (audio_root / "train/music.csv").open(encoding="utf-8", newline="") as lines:
+        recorded = sorted(row["path"] for row in csv.DictReader(lines))
+    rendered = Pool(accompaniment) if accompaniment else None
+
+    def over_music(voice: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if rendered:
+            piece = rendered.clip(int(rng.integers(len(rendered.clips)))).astype(np.float32) / 32768
+        else:
+            piece = load_mono(audio_root / recorded[rng.integers(len(recorded))])
+        piece = trim_silence(piece)
+        under = loop_from(piece, int(rng.integers(len(piece))), len(voice))
+        return mix_at_level(voice, under, float(rng.uniform(*COHORT_MUSIC_DB)), active_samples(voice))
+
+    for number, (person, path) in enumerate(clips):
+        rng = np.random.default_rng([COHORT_SEED, number])
+        voice = load_mono(audio_root / path)
+        whole = to_int16(voice)
+        apart = None if whole is None else analyse(whole)
+        takes = [] if apart is None else [to_int16(sing(apart, rng)[0]) for _ in range(COHORT_TAKES)]
+        sung = [take.astype(np.float32) / 32768 for take in takes if take is not None]
+        yield f"{person} spoken", voice
+        for take in sung:
+            yield f"{person} sung", take
+        for _ in range(COHORT_TAKES):
+            yield f"{person} spoken+music", over_music(voice, rng)
+        for take in sung:
+            yield f"{person} sung+music", over_music(take, rng)
 
 
 # --- telling ----------------------------------------------------------------------------------------------------------
@@ -354,8 +408,42 @@ def operating_points_table(points: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
 
 
-def card_section(calibration: Mapping[str, Any]) -> str:
-    """The section of the card: threshold, how it was found, what it misses."""
+def cohort_line(directory: Path) -> str:
+    """What the cohort beside a model is, in a sentence."""
+    with np.load(directory / COHORT, allow_pickle=False) as data:
+        persons = data["person"]
+        conditions = Counter(data["condition"].tolist() if "condition" in data else ["not said"] * len(persons))
+    most = int(np.bincount(persons).max())
+    parts = ", ".join(f"{condition} {n}" for condition, n in sorted(conditions.items()))
+    return (
+        f"`{COHORT}`: {len(persons)} unit vectors of {len(np.unique(persons))} persons who were not trained on, at "
+        f"most {most} each ({parts}); the persons are numbers that say nothing."
+    )
+
+
+def nearest_table(nearest: Sequence[tuple[float, str, str]]) -> list[str]:
+    """(score, person of train/, person of dev/) as a table of the card."""
+    lines = ["| score | trained on | measured on |", "| --- | --- | --- |"]
+    return [
+        *lines,
+        *(f"| {score:.3f} | {opaque(trained)} | {opaque(measured)} |" for score, trained, measured in nearest),
+    ]
+
+
+def card_section(
+    calibration: Mapping[str, Any], cohort: str, nearest: Sequence[tuple[float, str, str]] | None = None
+) -> str:
+    """The section of the card: cohort, threshold, how it was found, what it misses, every figure of it.
+
+    Parameters
+    ----------
+    calibration : mapping
+        What goes into calibration.json.
+    cohort : str
+        `cohort_line`.
+    nearest : sequence of (score, person of train/, person of dev/), optional
+        From `training.overlap.nearest_persons`.
+    """
     missed = ", ".join(f"{probe} {value:.1f}" for probe, value in calibration["fnir_pct"].items())
     flagged = ", ".join(
         f"{row['group'].removeprefix('strangers-')} {row['flagged_pct']:.1f}" for row in calibration["strangers"]
@@ -364,6 +452,9 @@ def card_section(calibration: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             CARD_BEGIN,
+            "## Cohort",
+            cohort,
+            "",
             "## Threshold",
             f"norm_score {calibration['threshold']:.3f}: {calibration['threshold_source']}. Found by "
             f"`scripts/fit_builtin.py` (likeness {calibration['likeness_version']}, {calibration['made_at'][:10]}), "
@@ -377,9 +468,33 @@ def card_section(calibration: Mapping[str, Any]) -> str:
             "",
             f"llr = {llr['slope']:.4f} norm_score {llr['intercept']:+.4f} (log10), {llr['at_threshold']:.2f} at the "
             f"threshold. Positives: {llr['positives']}. Negatives: {llr['negatives']}.",
+            "",
+            "Who is flagged at the threshold, and each group's own threshold for the budget:",
+            "",
+            *fenced(groups_table(calibration["strangers"])),
+            "",
+            "Ways of normalising, each with its own threshold:",
+            "",
+            *fenced(variants_table(calibration["variants"])),
+            *([] if nearest is None else nearest_section(nearest)),
             CARD_END,
         ]
     )
+
+
+def fenced(lines: Sequence[str]) -> list[str]:
+    return ["```", *(line.rstrip() for line in lines), "```"]
+
+
+def nearest_section(nearest: Sequence[tuple[float, str, str]]) -> list[str]:
+    return [
+        "",
+        "## Nearest persons of training and development data",
+        "Cosine of the mean vectors of persons, the highest of all pairs: somebody who is in both by mistake would be "
+        "here. Persons whose id is a name are shown as a hash.",
+        "",
+        *nearest_table(nearest),
+    ]
 
 
 def write_card(path: Path, section: str) -> None:
@@ -450,6 +565,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--audio", type=Path, default=DEFAULT_AUDIO, help="folder of recordings (%(default)s)")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="where vectors are kept (%(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the encoder (%(default)s)")
+    parser.add_argument("--cohort", action="store_true", help="make cohort.npz anew; it needs pyworld")
+    parser.add_argument("--accompaniment", type=Path, metavar="POOL", help="for the cohort, instead of train/music")
+    parser.add_argument(
+        "--nearest", action="store_true", help="list the nearest persons of train/ and dev/ in the card"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print only; write nothing into MODEL_DIR")
     options = parser.parse_args(arguments)
     directory: Path = options.model_dir
@@ -459,10 +579,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Loaded as any directory, not as "house": its SHA256SUMS are about to be written, and who runs this trusts it.
     encoder = SpeechBrainEncoder(directory, trusted={model_digest(directory)}, n_threads=options.threads)
     house = House(encoder)
-    cohort = load_cohort(directory)
+    cohort = None if options.cohort else load_cohort(directory)
     if cohort is None:
-        print(f"{directory}: has no {COHORT}; making one from cohort/voice", file=sys.stderr)
-        arrays = make_cohort(house, options.audio)
+        print(f"{directory}: making {COHORT} from cohort/voice", file=sys.stderr)
+        arrays = make_cohort(house, options.audio, options.accompaniment)
         cohort = Cohort(arrays["vectors"], arrays["person"], "not written")
         if not options.dry_run:
             np.savez(directory / COHORT, **arrays)  # type: ignore[arg-type]  # numpy's stub takes a bool among them
@@ -497,12 +617,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"\nthreshold {calibration['threshold']:.3f}: {calibration['threshold_source']}\nmissed (FNIR %): {missed}\n"
         f"llr = {llr['slope']:.4f} norm_score {llr['intercept']:+.4f}; {llr['at_threshold']:.2f} at the threshold"
     )
+    nearest = nearest_persons(options.audio, house, options.cache) if options.nearest else None
+    if nearest:
+        print("\n".join(["", *nearest_table(nearest)]))
     if options.dry_run:
         return 0
     text = json.dumps(calibration, indent=1, ensure_ascii=False) + "\n"
     (directory / CALIBRATION).write_text(text, encoding="utf-8")
     write_golden(encoder, directory)
-    write_card(directory / "README.md", card_section(calibration))
+    write_card(directory / CARD, card_section(calibration, cohort_line(directory), nearest))
     write_sums(directory)  # last: it is what the others are checked against
     print(f"wrote {CALIBRATION}, golden.json, the card and SHA256SUMS to {directory}")
     return 0

@@ -77,6 +77,8 @@ def test_recordings_become_pools_once(tmp_path: Path, capsys: pytest.CaptureFixt
             rows.writerow(["path", "person_id", "corpus"] if is_voice else ["path", "source"])
             rows.writerow([f"train/{name}.wav", *(["ada", "test"] if is_voice else ["site"])])
             rows.writerow([f"train/{name}-missing.wav", *(["bo", "test"] if is_voice else ["site"])])
+            if is_voice:  # who is in dev/ as well
+                rows.writerow([f"train/{name}.wav", "libri-3050", "librispeech"])
 
     build_recorded(audio, tmp_path / "pools")
     first = capsys.readouterr().err

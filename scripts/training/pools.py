@@ -23,6 +23,7 @@ import numpy as np
 
 from embeddings.audio import open_audio
 from embeddings.errors import InvalidAudio
+from training.overlap import is_left_out
 
 RATE_HZ = 16_000
 PEAK = 0.9  #: of full scale, to which every clip is brought
@@ -141,7 +142,10 @@ def cut_silence(samples: np.ndarray) -> np.ndarray:
 
 
 def build_recorded(audio_root: Path, folder: Path) -> None:
-    """Make the pools of all recordings below `audio_root`/train that `folder` has not yet; what is said, on stderr."""
+    """Make the pools of recordings below `audio_root`/train that `folder` has not yet; what is said, on stderr.
+
+    Left out is what `training.overlap` found in dev/ as well.
+    """
     for name in LIMITS_S:
         stem = folder / name
         if stem.with_suffix(".json").is_file():
@@ -157,7 +161,7 @@ def _recorded(audio_root: Path, name: str) -> Iterator[tuple[np.ndarray, str, st
     taken_s: defaultdict[str, float] = defaultdict(float)
     has_voice = name in ("voice", "sung")
     with (audio_root / f"train/{name}.csv").open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
+        rows = [row for row in csv.DictReader(lines) if not is_left_out(row)]
     for row in rows:
         label = row["person_id"] if has_voice else "x"
         if longest_person_s is not None and taken_s[label] >= longest_person_s:
