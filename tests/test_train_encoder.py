@@ -12,7 +12,17 @@ import soundfile
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 import train_encoder
-from training.pools import RATE_HZ, Pool, build_recorded, cut_silence, write_pool
+from training.pools import (
+    NOISE_S,
+    RATE_HZ,
+    SYNTHETIC_NOISES,
+    Pool,
+    build_recorded,
+    cut_silence,
+    is_free,
+    make_noise,
+    write_pool,
+)
 from training.prepare import prepare
 
 torch = pytest.importorskip("torch")
@@ -74,11 +84,12 @@ def test_recordings_become_pools_once(tmp_path: Path, capsys: pytest.CaptureFixt
         soundfile.write(audio / f"train/{name}.wav", np.tile(tone(150, 1.0), (2, 1)).T, 16_000, subtype="PCM_16")
         with (audio / f"train/{name}.csv").open("w", newline="") as file:
             rows = csv.writer(file)
-            rows.writerow(["path", "person_id", "corpus"] if is_voice else ["path", "source"])
-            rows.writerow([f"train/{name}.wav", *(["ada", "test"] if is_voice else ["site"])])
-            rows.writerow([f"train/{name}-missing.wav", *(["bo", "test"] if is_voice else ["site"])])
+            rows.writerow(["path", "licence", *(["person_id", "corpus"] if is_voice else ["source"])])
+            rows.writerow([f"train/{name}.wav", "CC BY 4.0", *(["ada", "test"] if is_voice else ["site"])])
+            rows.writerow([f"train/{name}-missing.wav", "MIT", *(["bo", "test"] if is_voice else ["site"])])
+            rows.writerow([f"train/{name}.wav", "ESC-50 CC BY-NC 3.0", *(["cy", "test"] if is_voice else ["site"])])
             if is_voice:  # who is in dev/ as well
-                rows.writerow([f"train/{name}.wav", "libri-3050", "librispeech"])
+                rows.writerow([f"train/{name}.wav", "MIT", "libri-3050", "librispeech"])
 
     build_recorded(audio, tmp_path / "pools")
     first = capsys.readouterr().err
@@ -88,7 +99,31 @@ def test_recordings_become_pools_once(tmp_path: Path, capsys: pytest.CaptureFixt
     assert [tuple(clip) for clip in pool.clips] == [(0, 16_000, "ada", "test", "train/voice.wav")]
     assert np.abs(pool.clip(0)).max() == round(0.9 * 32767)
     assert "voice: 1 clips, 1 labels" in first and "left out: " in first
+    noises = Pool(tmp_path / "pools" / "noise")
+    assert [clip.corpus for clip in noises.clips] == ["site", *["synthetic"] * SYNTHETIC_NOISES]
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("licence", "free"),
+    [
+        ("CC BY-SA 4.0", True),
+        ("free commercial+noncommercial (SpeechOcean, see README)", True),
+        ("CC BY-SA/CC BY/CC0 per track (see repo ATTRIBUTIONS.md)", True),
+        ("ESC-50 CC BY-NC 3.0 + Speech Commands CC BY 4.0", False),
+        ("research/study only", False),
+        ("no explicit licence", False),
+    ],
+)
+def test_only_what_anybody_may_use_is_trained_on(licence: str, free: bool) -> None:
+    assert is_free({"licence": licence}) is free
+
+
+def test_a_noise_made_here_is_the_same_every_time_and_of_full_scale() -> None:
+    first, again, other = (make_noise(np.random.default_rng(seed)) for seed in (1, 1, 2))
+
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert first.shape == (round(NOISE_S * RATE_HZ),) and np.abs(first).max() == round(0.9 * 32767)
 
 
 def test_a_crop_of_a_short_clip_is_the_clip_repeated(folder: Path) -> None:

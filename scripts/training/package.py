@@ -28,6 +28,7 @@ from trial_audio import DEFAULT_AUDIO
 
 from embeddings.model_dir import CARD, model_digest, write_sums
 from training.overlap import LEFT_OUT, is_left_out
+from training.pools import is_free
 
 WEIGHTS = "embedding_model.safetensors"
 
@@ -215,7 +216,7 @@ def data_section(audio_root: Path, persons: Collection[str] | None = None) -> st
         pieces = [
             {**row, "sound": name, "person_id": row["path"]}
             for row in _rows(audio_root, name)
-            if met or not is_left_out(row)
+            if met or (is_free(row) and not is_left_out(row))
         ]
         lines += _table_lines(pieces, "sound")
     return "\n".join(lines) + "\n"

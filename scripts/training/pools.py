@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +42,13 @@ LIMITS_S = {
     "noise": (10.0, None, 0.05),
     "rir": (3.0, None, 0.05),
 }
+
+#: Terms, as the manifests word them, that a model which anybody may use cannot rest on. They are those of nearly all
+#: recorded noises.
+NOT_FREE = re.compile(r"\bNC\b|^research|^no explicit|^see repo")
+
+#: Noises made here in their place, and their length in seconds.
+SYNTHETIC_NOISES, NOISE_S = 300, 8.0
 
 
 class Clip(NamedTuple):
@@ -144,7 +152,7 @@ def cut_silence(samples: np.ndarray) -> np.ndarray:
 def build_recorded(audio_root: Path, folder: Path) -> None:
     """Make the pools of recordings below `audio_root`/train that `folder` has not yet; what is said, on stderr.
 
-    Left out is what `training.overlap` found in dev/ as well.
+    Left out is what `training.overlap` found in dev/ as well, and what is `NOT_FREE`; noises are made besides.
     """
     for name in LIMITS_S:
         stem = folder / name
@@ -161,7 +169,7 @@ def _recorded(audio_root: Path, name: str) -> Iterator[tuple[np.ndarray, str, st
     taken_s: defaultdict[str, float] = defaultdict(float)
     has_voice = name in ("voice", "sung")
     with (audio_root / f"train/{name}.csv").open(encoding="utf-8", newline="") as lines:
-        rows = [row for row in csv.DictReader(lines) if not is_left_out(row)]
+        rows = [row for row in csv.DictReader(lines) if is_free(row) and not is_left_out(row)]
     for row in rows:
         label = row["person_id"] if has_voice else "x"
         if longest_person_s is not None and taken_s[label] >= longest_person_s:
@@ -177,3 +185,34 @@ def _recorded(audio_root: Path, name: str) -> Iterator[tuple[np.ndarray, str, st
             continue
         taken_s[label] += len(samples) / RATE_HZ
         yield samples, label, row.get("corpus") or row["source"], row["path"]
+    if name == "noise":
+        for number in range(SYNTHETIC_NOISES):
+            yield make_noise(np.random.default_rng(number)), "x", "synthetic", ""
+
+
+def is_free(row: Mapping[str, str]) -> bool:
+    """Whether the terms of a row of a manifest let anybody use a model that heard it."""
+    return not NOT_FREE.search(row["licence"])
+
+
+def make_noise(rng: np.random.Generator) -> np.ndarray:
+    """(n,) int16 of `NOISE_S`: noise of a random colour that comes and goes, now and then with a hum or clicks."""
+    n = round(NOISE_S * RATE_HZ)
+    hz = np.fft.rfftfreq(n, 1 / RATE_HZ)
+    octaves = np.log2(np.maximum(hz, 20) / 1000)
+    knots = np.linspace(octaves[0], octaves[-1], 8)
+    colour_db = rng.uniform(-9, 3) * octaves + np.interp(octaves, knots, rng.normal(0, 6, 8))
+    sound = np.fft.irfft(np.fft.rfft(rng.standard_normal(n)) * 10 ** (colour_db / 20), n)
+    swell = np.interp(np.arange(n), np.linspace(0, n, 17), rng.normal(0, rng.uniform(0, 6), 17))
+    sound *= 10 ** (swell / 20) / np.sqrt(np.mean(sound**2))
+    if rng.random() < 0.3:  # the mains and its harmonics
+        phase = 2 * np.pi * rng.choice([50, 60]) * np.arange(n) / RATE_HZ
+        for harmonic in range(1, 12):
+            sound += rng.uniform(0, 1) / harmonic * np.sin(phase * harmonic)
+    if rng.random() < 0.3:
+        clicks = np.zeros(n)
+        at = rng.integers(n, size=rng.integers(5, 200))
+        clicks[at] = rng.normal(0, 20, len(at))
+        sound += np.convolve(clicks, np.exp(-np.arange(200) / rng.uniform(5, 60)), "same")
+    noise: np.ndarray = np.round(sound * (PEAK * 32767 / np.abs(sound).max())).astype(np.int16)
+    return noise
