@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from pathlib import Path
@@ -225,27 +224,6 @@ def test_the_card_holds_one_section_however_often_it_is_written(tmp_path):
     fit_builtin.write_card(card, section.replace("1", "2"))
 
     assert card.read_text(encoding="utf-8") == f"# A model\n\n{section.replace('1', '2')}\n\nLicence.\n"
-
-
-def test_a_cohort_has_each_person_spoken_and_over_music(tmp_path, voice_like):
-    root = tmp_path / "audio"
-    for folder, column, names in (("cohort", "person_id", "abc"), ("train", "track", "x")):
-        kind = "voice" if folder == "cohort" else "music"
-        (root / folder / kind).mkdir(parents=True)
-        rows = []
-        for i, name in enumerate(names):
-            path = f"{folder}/{kind}/{name}.wav"
-            soundfile.write(root / path, voice_like(5.0, f0_hz=120 + 30 * i, seed=i), RATE_HZ)
-            rows.append([path, name])
-        with (root / folder / f"{kind}.csv").open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([["path", column], *rows])
-
-    cohort = fit_builtin.make_cohort(House(FakeEncoder()), root)
-
-    assert set(zip(cohort["person"].tolist(), cohort["condition"].tolist(), strict=True)) == {
-        (person, condition) for person in range(3) for condition in ("spoken", "spoken+music")
-    }
-    np.testing.assert_allclose(np.linalg.norm(cohort["vectors"], axis=1), 1, atol=1e-5)
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
