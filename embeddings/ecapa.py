@@ -134,8 +134,6 @@ class EcapaForward:
     ----------
     dim : int
         Length of a vector.
-    n_pooled : int
-        Length of a row of inner statistics.
     precision : str
         "float32" or "bfloat16".
 
@@ -216,7 +214,6 @@ class EcapaForward:
         self._dtype = dtype
         self.precision = str(dtype).removeprefix("torch.")
         self.dim = len(last.bias)
-        self.n_pooled = 2 * (self._mel.shape[1] + sum(self._n_block))
         layers = [self._first, self._mfa, *(layer for block in self._blocks for layer in block.res2)]
         self._least_frames = 1 + max((layer.kernel - 1) * layer.dilation // 2 for layer in layers)
 
@@ -252,22 +249,18 @@ class EcapaForward:
         return torch.maximum(mel, mel.amax((1, 2), keepdim=True) - self._top_db, out=mel)
 
     @torch.inference_mode()
-    def forward(self, features: Tensor, *, with_pooled: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(self, features: Tensor) -> Tensor:
         """Turn features into vectors.
 
         Parameters
         ----------
         features : (n, T, n_mels) float32
             As `features` gives them; they stay as they are.
-        with_pooled : bool
-            Whether to give statistics of the inner activations too.
 
         Returns
         -------
-        vectors : (n, dim) float32
+        (n, dim) float32
             Not of unit length.
-        pooled : (n, n_pooled) float32, or None
-            Means over time, then standard deviations: of the features, then of the outputs of the SE-Res2 blocks.
 
         Raises
         ------
@@ -286,13 +279,8 @@ class EcapaForward:
             joined = self._scratch("joined", n, n_frames, sum(self._n_block), dtype=self._dtype)
             for block, out in zip(self._blocks, torch.split(joined, self._n_block, dim=2), strict=True):
                 x = block(x, self._scratch, out)
-            pooled = None
-            if with_pooled:
-                square = self._scratch("weights", *joined.shape, dtype=torch.float32)
-                statistics = [_mean_and_std(features), _mean_and_std(joined, square)]
-                pooled = torch.cat([part for kind in zip(*statistics, strict=True) for part in kind], 1)
             x = self._mfa(joined, self._scratch, self._take("mfa", n, n_frames, self._mfa))
-            return self._pool(x), pooled
+            return self._pool(x)
 
     def _take(self, name: str, n: int, n_frames: int, layer: _Layer) -> Tensor:
         """Scratch memory for the output of a layer."""
@@ -322,7 +310,7 @@ class EcapaForward:
         return statistics @ self._last.weight + self._last.bias
 
 
-def _mean_and_std(x: Tensor, square: Tensor | None = None, least_variance: float = 0.0) -> tuple[Tensor, Tensor]:
+def _mean_and_std(x: Tensor, square: Tensor, least_variance: float) -> tuple[Tensor, Tensor]:
     """Means and standard deviations over time of (n, T, n_channels): (n, n_channels) float32 each.
 
     `square` is float32 memory of the shape of `x` for its squares.

@@ -154,62 +154,9 @@ class SpeechBrainEncoder:
         _check_samples(samples)
         return self._unit(self._in_batches(self._forward, samples, self.dim))
 
-    def features(self, samples: np.ndarray) -> np.ndarray:
-        """Give the features that the model hears windows by, before they are normalised.
-
-        Parameters
-        ----------
-        samples : (n, n_samples) float32
-            As for `embed_windows`.
-
-        Returns
-        -------
-        (n, n_frames, n_mels) float32
-            Of the built-in encoder: mel bands in dB every 16 ms, at most 80 dB below the loudest of the window.
-        """
-        _check_samples(samples)
-        if not len(samples):  # a transform of nothing is refused by the library, and the shape is wanted
-            return self.features(np.zeros((1, samples.shape[1]), np.float32))[:0]
-        starts = range(0, len(samples), MAX_BATCH)
-        return np.concatenate([self._features(samples[start : start + MAX_BATCH]).numpy() for start in starts])
-
-    def embed_features(self, features: np.ndarray) -> np.ndarray:
-        """Embed windows by their `features`; gives what `embed_windows` gives of the sound."""
-        return self._unit(self._in_batches(lambda part: self._vectors(self._tensor(part)), features, self.dim))
-
-    def embed_with_pooled(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Embed windows, and pool the model's inner activations: (n, dim) unit rows and (n, n_pooled), both float32.
-
-        See `EcapaForward.forward` for what is pooled; costs a twentieth more than `embed_windows`.
-
-        Raises
-        ------
-        ModelError
-            The fast forward does not run this model, see `is_fast`.
-        """
-        run = self._run
-        if isinstance(run, _StockForward):
-            raise ModelError(f"{self.source}: inner activations are had of SpeechBrain's ECAPA_TDNN only")
-
-        def forward(part: np.ndarray) -> np.ndarray:
-            vectors, pooled = run.forward(self._features(part), with_pooled=True)
-            assert pooled is not None
-            return np.concatenate([vectors.numpy(), pooled.numpy()], axis=1)
-
-        _check_samples(samples)
-        both = self._in_batches(forward, samples, self.dim + run.n_pooled)
-        return self._unit(both[:, : self.dim]), both[:, self.dim :]
-
     def _forward(self, samples: np.ndarray) -> np.ndarray:
-        return self._vectors(self._features(samples))
-
-    def _features(self, samples: np.ndarray) -> Any:
         with self._torch.inference_mode():
-            return self._run.features(self._tensor(samples))
-
-    def _vectors(self, features: Any) -> np.ndarray:
-        with self._torch.inference_mode():
-            vectors: np.ndarray = self._run.forward(features)[0].numpy()
+            vectors: np.ndarray = self._run.forward(self._run.features(self._tensor(samples))).numpy()
         return vectors
 
     def _tensor(self, array: np.ndarray) -> Any:
@@ -253,11 +200,11 @@ class _StockForward:
         """(n, n_samples) to (n, T, n_mels)."""
         return self._mods.compute_features(samples)
 
-    def forward(self, features: Any) -> tuple[Any, None]:
+    def forward(self, features: Any) -> Any:
         """(n, T, n_mels) to (n, dim)."""
         lengths = features.new_ones(len(features))
         vectors = self._mods.embedding_model(self._mods.mean_var_norm(features, lengths), lengths)
-        return vectors.reshape(len(features), -1), None
+        return vectors.reshape(len(features), -1)
 
 
 def _choose_forward(model: Any, rate_hz: int, precision: str) -> tuple[EcapaForward | _StockForward, int]:
@@ -269,7 +216,7 @@ def _choose_forward(model: Any, rate_hz: int, precision: str) -> tuple[EcapaForw
     stock = _StockForward(model)
     probe = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, (1, rate_hz)).astype(np.float32))
     with torch.inference_mode():
-        expected = stock.forward(stock.features(probe))[0]
+        expected = stock.forward(stock.features(probe))
 
     def attempt(dtype: torch.dtype) -> EcapaForward | None:
         """The fast forward, where it fits the model and agrees with it."""
@@ -281,7 +228,7 @@ def _choose_forward(model: Any, rate_hz: int, precision: str) -> tuple[EcapaForw
             _log.info("SpeechBrain's own forward runs this model: %s", reason)
             return None
         unit, unit_expected = (
-            torch.nn.functional.normalize(vectors) for vectors in (fast.forward(fast.features(probe))[0], expected)
+            torch.nn.functional.normalize(vectors) for vectors in (fast.forward(fast.features(probe)), expected)
         )
         cosine = float((unit * unit_expected).sum())
         difference = float((unit - unit_expected).abs().max())

@@ -98,10 +98,10 @@ def make_systems(directory: Path, audio_root: Path | None, folder: Path) -> list
     model, torch = product._load(directory)
     stock = product._StockForward(model)
     modules = model.mods.compute_features, model.mods.mean_var_norm, model.mods.embedding_model
-    systems = [System(STOCK, stock.features, lambda x: stock.forward(x)[0], lambda: product._load(directory), weights)]
+    systems = [System(STOCK, stock.features, stock.forward, lambda: product._load(directory), weights)]
     for dtype in (torch.float32, torch.bfloat16):
         fast = EcapaForward(*modules, dtype)
-        network, load = _first(fast.forward), partial(load_fast, fast.precision)
+        network, load = fast.forward, partial(load_fast, fast.precision)
         systems.append(System(f"fast {fast.precision}", fast.features, network, load, weights))
     features = systems[1].features
     try:
@@ -117,10 +117,6 @@ def make_systems(directory: Path, audio_root: Path | None, folder: Path) -> list
 
 def load_onnx(path: Path) -> None:
     OnnxSession(path)(np.zeros((1, 100, 80), np.float32))
-
-
-def _first(forward: Callable[[Any], tuple[Any, Any]]) -> Step:
-    return lambda x: forward(x)[0]
 
 
 def export_onnx(model: Any, features: Step, audio_root: Path | None, folder: Path) -> dict[str, Path]:

@@ -90,7 +90,7 @@ def stock_vectors(modules: SimpleNamespace, samples: np.ndarray) -> np.ndarray:
 def fast_vectors(forward: Any, samples: np.ndarray) -> np.ndarray:
     import torch
 
-    return unit(forward.forward(forward.features(torch.from_numpy(samples)))[0])
+    return unit(forward.forward(forward.features(torch.from_numpy(samples))))
 
 
 def unit(vectors: Any) -> np.ndarray:
@@ -173,35 +173,6 @@ def test_the_model_that_was_folded_is_not_changed(make, sounds):
 # --- inner activations ---
 
 
-def test_pooled_are_means_then_deviations_of_features_and_blocks(make, sounds):
-    import torch
-
-    modules = make(net={"channels": [24, 32, 64, 48, 40], "res2net_scale": 8})
-    outputs: list[Any] = []
-    for block in list(modules.embedding_model.blocks)[1:]:
-        block.register_forward_hook(lambda module, inputs, output: outputs.append(output.transpose(1, 2)))
-    stock_vectors(modules, sounds[:3])
-    features = modules.compute_features(torch.from_numpy(sounds[:3]))
-    frames = torch.cat([features, *outputs], 2).double()
-    expected = torch.cat([frames.mean(1), frames.std(1, correction=0)], 1)
-    forward = fold(modules)
-
-    vectors, pooled = forward.forward(forward.features(torch.from_numpy(sounds[:3])), with_pooled=True)
-
-    assert (pooled.dtype, tuple(pooled.shape)) == (torch.float32, (3, forward.n_pooled))
-    assert forward.n_pooled == 2 * (80 + 32 + 64 + 48)
-    np.testing.assert_allclose(pooled, expected, rtol=1e-3, atol=2e-3)
-    np.testing.assert_array_equal(unit(vectors), fast_vectors(forward, sounds[:3]))
-
-
-def test_pooled_are_not_made_unasked(make, sounds):
-    import torch
-
-    forward = fold(make())
-
-    assert forward.forward(forward.features(torch.from_numpy(sounds)))[1] is None
-
-
 # --- memory that is used again ---
 
 
@@ -210,12 +181,12 @@ def test_what_was_given_is_not_written_over(make, sounds):
 
     forward = fold(make())
     features = forward.features(torch.from_numpy(sounds[:2]))
-    vectors, pooled = forward.forward(features, with_pooled=True)
-    kept = [tensor.clone() for tensor in (features, vectors, pooled)]
+    vectors = forward.forward(features)
+    kept = [tensor.clone() for tensor in (features, vectors)]
 
-    forward.forward(forward.features(torch.from_numpy(sounds[3:])), with_pooled=True)
+    forward.forward(forward.features(torch.from_numpy(sounds[3:])))
 
-    for tensor, before in zip((features, vectors, pooled), kept, strict=True):
+    for tensor, before in zip((features, vectors), kept, strict=True):
         np.testing.assert_array_equal(tensor, before)
 
 

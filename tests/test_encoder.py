@@ -244,9 +244,6 @@ def test_a_model_that_the_fast_forward_does_not_fit_runs_as_speechbrain_runs_it(
 
     assert (local.is_fast, local.precision) == (False, "float32")
     np.testing.assert_array_equal(local.embed_windows(windows), encode_batch(encoder_module._load(copy)[0], windows))
-    np.testing.assert_array_equal(local.embed_features(local.features(windows)), local.embed_windows(windows))
-    with pytest.raises(ModelError, match=r"copy: inner activations are had of SpeechBrain's ECAPA_TDNN only"):
-        local.embed_with_pooled(windows)
     with pytest.raises(ModelError, match="this model cannot run in bfloat16; use the precision auto or float32"):
         SpeechBrainEncoder(copy, trusted=trusted, precision="bfloat16")
 
@@ -266,29 +263,6 @@ def test_a_fast_forward_that_gives_something_else_is_not_used(stock, windows, mo
     assert [re.sub(r"-?\d\.\d+", "_", message) for message in said] == [
         "the fast forward in float32 is off by _ (cosine _) and is not used"
     ]
-
-
-@model
-def test_features_can_be_had_apart_and_embedded_later(house, stock, windows):
-    many = np.tile(windows, (2, 1))  # more than a batch
-
-    features = house.features(many)
-
-    assert (features.dtype, features.shape) == (np.float32, (12, 126, 80))
-    np.testing.assert_allclose(features, stock.mods.compute_features(as_tensor(many)), rtol=0, atol=1e-3)
-    np.testing.assert_array_equal(house.embed_features(features), house.embed_windows(many))
-    assert house.features(many[:0]).shape == (0, 126, 80)
-
-
-@model
-def test_inner_activations_come_with_the_same_vectors(house, windows):
-    many = np.tile(windows, (2, 1))
-
-    vectors, pooled = house.embed_with_pooled(many)
-
-    np.testing.assert_array_equal(vectors, house.embed_windows(many))
-    assert (pooled.dtype, pooled.shape) == (np.float32, (12, 2 * (80 + 3 * 256)))
-    np.testing.assert_allclose(pooled[:6, :80], house.features(windows).mean(axis=1), rtol=0, atol=1e-3)
 
 
 # --- other directories ---
