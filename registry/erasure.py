@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from registry import audit
+from registry.byte_search import find_bytes
 from registry.errors import RegistryError, StoreDamaged, UnknownTrack
 from registry.kept_audio import audio_locked, delete_orphans
 from registry.match import write_store_index
@@ -544,25 +545,6 @@ def _is_others(store: Store, mark: bytes) -> bool:
             [mark],
         )
     )
-
-
-def find_bytes(home: Path, marks: Sequence[bytes]) -> tuple[int, int, list[str]]:
-    """Search every byte under a folder: how many files and bytes there are, and the files that hold any of `marks`."""
-    n_files, n_bytes, found = 0, 0, []
-    overlap = max(map(len, marks), default=1) - 1
-    for path in sorted(home.rglob("*")):
-        if not path.is_file() or path.is_symlink():
-            continue
-        n_files += 1
-        with suppress(FileNotFoundError), path.open("rb") as file:  # of another command, gone meanwhile
-            tail = b""
-            while piece := file.read(2**24):
-                n_bytes += len(piece)
-                if any(mark in tail + piece for mark in marks):
-                    found.append(str(path.relative_to(home)))
-                    break
-                tail = piece[-overlap:] if overlap else b""
-    return n_files, n_bytes, found
 
 
 #: Bytes of a vector that are searched for, 8 numbers: a longer piece lies more often across two pages of the database,

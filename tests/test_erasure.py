@@ -348,14 +348,6 @@ def test_replay_removes_again_what_an_older_copy_still_has(marked, encoder, tmp_
         assert erasure.replay(copy, erasure.receipts(marked)) == 0
 
 
-def test_find_bytes_also_finds_what_lies_across_two_pieces(tmp_path):
-    needle = b"0123456789"
-    (tmp_path / "large").write_bytes(b"x" * (2**24 - 5) + needle + b"x" * 100)
-    (tmp_path / "small").write_bytes(b"nothing")
-
-    assert erasure.find_bytes(tmp_path, [needle, b"absent"]) == (2, 2**24 + 105 + 7, ["large"])
-
-
 def test_whoever_reads_an_earlier_moment_does_not_put_its_index_in_place(marked, encoder):
     """A reader whose moment is before a removal finds the index of after it stale, and makes its own in memory."""
     vectors = vector_bytes(marked, mark("new name"))
