@@ -405,7 +405,8 @@ def _translate(error: sqlite3.DatabaseError, path: Path) -> RegistryError:
     if "readonly" in text or "unable to open" in text:
         return RegistryError(f"{path}: cannot be written ({text}); check the folder's owner and mode")
     if "full" in text or "disk I/O" in text:
-        return RegistryError(f"{path}: {text}; nothing was changed. Free some space and run the command again")
+        kind = f" ({error.sqlite_errorname})" if "disk I/O" in text else ""  # one of some thirty
+        return RegistryError(f"{path}: {text}{kind}; nothing was changed. Free some space and run the command again")
     if "malformed" in text or "not a database" in text:
         return StoreDamaged(f"{path}: {text}; run `likeness check`, and restore your last backup if it agrees")
     return RegistryError(f"{path}: {type(error).__name__}: {text}")
