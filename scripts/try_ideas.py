@@ -41,13 +41,15 @@ def settings(values: Mapping[str, Any], above: str = "") -> list[str]:
     return options
 
 
-def train(config: Path, out: Path, changes: Sequence[str], options: argparse.Namespace) -> dict[str, float]:
+def train(
+    config: Path, out: Path, changes: Sequence[str], options: argparse.Namespace, threads: int = 1
+) -> dict[str, float]:
     """Train to the end, or read what an earlier run came to; figures of fold A."""
     figures_path = out / "fold_a.json"
     if not figures_path.is_file():
         out.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(SCRIPT), str(config), "--out", str(out), "--pools", str(options.pools)]
-        command += ["--threads", "1", "--prepared", "--fold-a", str(options.fold_a), *changes]
+        command += ["--threads", str(threads), "--prepared", "--fold-a", str(options.fold_a), *changes]
         with (out / "stderr").open("a") as log:
             subprocess.run(command, stdout=log, stderr=log, check=True)
         print(f"{out.name}: done", file=sys.stderr, flush=True)
@@ -105,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with config.open("w", encoding="utf-8") as file:
         file.write("[recipe]\n")
     base = settings(plan["base"])
-    train(config, options.out / "start", [*base, *settings(plan["start"])], options)
+    train(config, options.out / "start", [*base, *settings(plan["start"])], options, threads=options.jobs)
     begun = [*base, *settings(plan["each"]), "--set", f'start="{(options.out / "start/checkpoint.pt").resolve()}"']
     ideas = {"base": {}, **{k: v for k, v in plan["ideas"].items() if options.only is None or k in options.only}}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in ideas}

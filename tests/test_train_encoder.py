@@ -321,8 +321,8 @@ def few_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(folder: Path, out: Path, *more: str) -> dict[str, torch.Tensor]:
     config = out.parent / "config.toml"
     config.write_text(CONFIG)
-    arguments = [str(config), "--out", str(out), "--pools", str(folder), "--prepared", "--threads", "1", *more]
-    assert train_encoder.main(arguments) == 0
+    arguments = [str(config), "--out", str(out), "--pools", str(folder), "--prepared", "--threads", "1", "--no-compile"]
+    assert train_encoder.main([*arguments, *more]) == 0
     state: dict[str, torch.Tensor] = torch.load(out / "checkpoint.pt", weights_only=True)
     return state
 

@@ -28,7 +28,7 @@ def test_every_idea_is_a_config_that_differs_from_the_base(tmp_path: Path) -> No
 
     base = read(tmp_path, plan["base"], plan["each"])
 
-    assert base.channels == 128 and base.steps == 400
+    assert (base.channels, base.steps) == (128, 300)
     for name, changes in plan["ideas"].items():
         changed = read(tmp_path, plan["base"], plan["each"], changes)  # type: ignore[arg-type]
         assert changed != base, name
