@@ -46,6 +46,8 @@ DEFAULT_POOLS = Path.home() / ".cache" / "likeness-train" / "pools"
 #: Persons of `train/` kept out of training to watch it: how many, clips of each, and the voice over music in dB.
 HELD_OUT, HELD_OUT_CLIPS, HELD_OUT_DB = 60, 4, 3.0
 LOG_EVERY = 50
+#: Batches that classes are imprinted from: about two crops of each of 6,000 classes.
+IMPRINT_BATCHES = 150
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Config:
     average : float
         Greatest decay of the averaged weights (every 5 steps), which are what is kept in the end.
     start : str
-        A checkpoint to begin from (weights of the encoder, and of the classes where they are the same); "" for none.
+        What to begin from; "" for nothing. A checkpoint gives the encoder, and the classes where they are the same; a
+        model directory gives the encoder, and the classes begin where it hears them (`Training.imprint`).
     evaluate_every : int
         Steps between figures of the held-out persons.
     recipe : Recipe
@@ -133,6 +136,19 @@ def held_out_persons(pool: Pool) -> frozenset[str]:
         counts[clip.label] = counts.get(clip.label, 0) + (clip.n_samples >= 2 * RATE_HZ)
     able = [person for person, n in counts.items() if n >= HELD_OUT_CLIPS]
     return frozenset(sorted(able, key=lambda person: hashlib.sha256(person.encode()).digest())[:HELD_OUT])
+
+
+def load_net(directory: Path) -> dict[str, Tensor]:
+    """Weights of a model directory's ECAPA-TDNN, by the names of the stock module."""
+    found = sorted(directory.glob("embedding_model.*"))
+    if not found:
+        raise ValueError(f"{directory}: holds no embedding_model.safetensors or .ckpt")
+    if found[-1].suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(found[-1])
+    state: dict[str, Tensor] = torch.load(found[-1], map_location="cpu", weights_only=True)
+    return state
 
 
 class Watch:
@@ -195,7 +211,12 @@ class Training:
         self.step = 0
 
     def begin_from(self, path: Path) -> None:
-        """Take the averaged encoder of another training, and its classes where the persons are the same."""
+        """Take the encoder of a model directory or of another training, and what else of the latter still fits."""
+        if path.is_dir():
+            self.encoder.net.load_state_dict(load_net(path))
+            self.averaged.load_state_dict(self.encoder.state_dict())
+            self.imprint()
+            return
         state = torch.load(path, map_location=self.device, weights_only=True)
         left = self.encoder.load_state_dict(state["averaged"], strict=False)
         if left.unexpected_keys or any(not key.startswith("mask") for key in left.missing_keys):
@@ -207,6 +228,37 @@ class Training:
         if state["parts"]["2.weight"].shape == self.to_teacher.weight.shape:
             self.to_teacher.load_state_dict({k: state["parts"][f"2.{k}"] for k in ("weight", "bias")})
         self.averaged.load_state_dict(self.encoder.state_dict())
+
+    @torch.no_grad()
+    def imprint(self) -> None:
+        """Set the classes to the mean of what the encoder gives for them, and the teacher's layer by least squares.
+
+        Beside random ones the first hundred steps would unlearn what the encoder can (imprinting: Qi, Brown & Lowe
+        2018). A class that is not heard in so many batches has its person's mean.
+        """
+        config, sounds = self.config, self.sounds
+        sums = torch.zeros(sounds.n_classes, config.dim, device=self.device)
+        heard: list[Tensor] = []
+        wanted: list[Tensor] = []
+        for step in range(config.steps, config.steps + IMPRINT_BATCHES):  # sounds that no step will draw
+            batch = sounds.draw(config.seed, step, config.batch)
+            vectors = self.averaged(batch.waves, self.dtype)
+            sums.index_add_(0, batch.classes, F.normalize(vectors))
+            rows, targets = self._targets_of(batch)
+            heard.append(vectors[rows])
+            wanted.append(targets)
+        of_persons = sums.view(len(sounds.persons), -1, config.dim)
+        filled = torch.where(of_persons.any(2, keepdim=True), of_persons, of_persons.sum(1, keepdim=True))
+        means = F.normalize(filled.reshape_as(sums))
+        size = self.head.centres.norm(dim=2).mean()
+        unheard = ~means.any(1, keepdim=True)
+        self.head.centres.copy_(torch.where(unheard, self.head.centres, means * size))
+        if self.targets is not None:
+            inputs = torch.cat(heard).double()
+            inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1)
+            solved = torch.linalg.lstsq(inputs, torch.cat(wanted).double()).solution.T.float()
+            self.to_teacher.weight.copy_(solved[:, :-1])
+            self.to_teacher.bias.copy_(solved[:, -1])
 
     def save(self, path: Path) -> None:
         """Write the checkpoint, whole or not at all."""
@@ -259,12 +311,17 @@ class Training:
             self._average()
         return {name: float(value.detach()) for name, value in figures.items()}
 
-    def _teacher_loss(self, vectors: Tensor, batch: Batch) -> Tensor:
-        assert self.targets is not None
+    def _targets_of(self, batch: Batch) -> tuple[list[int], Tensor]:
+        """Rows of the batch for which the teacher says something, and what; none without a teacher."""
+        if self.targets is None:
+            return [], torch.empty(0, 1, device=self.device)
         persons = batch.persons.tolist()
         found = [self.targets.of(self.sounds.persons[p], s) for p, s in zip(persons, batch.source, strict=True)]
         rows = [i for i, target in enumerate(found) if target is not None]
-        wanted = torch.from_numpy(np.stack([found[i] for i in rows])).float().to(self.device)
+        return rows, torch.from_numpy(np.stack([found[i] for i in rows])).float().to(self.device)
+
+    def _teacher_loss(self, vectors: Tensor, batch: Batch) -> Tensor:
+        rows, wanted = self._targets_of(batch)
         return (1 - F.cosine_similarity(self.to_teacher(vectors[rows]), wanted)).mean()
 
     def _consistency_loss(self, vectors: Tensor, batch: Batch) -> Tensor:

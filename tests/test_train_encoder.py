@@ -373,6 +373,35 @@ def test_a_training_may_begin_from_another(folder: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("few_held_out")
+def test_begun_from_a_model_directory_classes_lie_where_the_encoder_hears_them(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_encoder, "IMPRINT_BATCHES", 12)
+    run(folder, tmp_path / "first")
+    config = train_encoder.read_config(tmp_path / "config.toml")
+    training = train_encoder.Training(config, folder, CPU, torch.float32)
+    net = {k.removeprefix("net."): v for k, v in training.encoder.state_dict().items() if k.startswith("net.")}
+    changed = {**net, "fc.conv.weight": net["fc.conv.weight"] * 2}
+    (tmp_path / "model").mkdir()
+    torch.save(changed, tmp_path / "model/embedding_model.ckpt")
+    batch = training.sounds.draw(config.seed, 0, 64)
+
+    @torch.no_grad()
+    def state() -> tuple[float, float]:
+        vectors = training.averaged(batch.waves)
+        return float(training.head(vectors, batch.classes, 0.0)[0]), float(training._teacher_loss(vectors, batch))
+
+    aam, teacher = state()
+    training.begin_from(tmp_path / "model")
+    aam_begun, teacher_begun = state()
+
+    for begun in (training.encoder, training.averaged):
+        assert torch.equal(begun.net.state_dict()["fc.conv.weight"], changed["fc.conv.weight"])
+    assert aam_begun < 0.9 * aam
+    assert teacher_begun < 0.9 * teacher
+
+
+@pytest.mark.usefixtures("few_held_out")
 def test_training_lowers_the_loss(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "run", "--set", "steps=60", "--set", "evaluate_every=60", "--set", "lr=5e-3")
 
