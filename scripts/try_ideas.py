@@ -5,7 +5,7 @@
 
 A small encoder is trained once (`start`), then goes on for some hundred steps with each idea and without any (`base`).
 Figures are EERs in percent of `training.fold_a`; an idea is worth having when it lowers the macro average by more than
-seeds move it. What is done is kept in DIR: cut, the same command goes on.
+seeds move it. What is done is kept in DIR: cut, the same command goes on, and the table is of all that is there.
 """
 
 from __future__ import annotations
@@ -55,6 +55,15 @@ def train(
         print(f"{out.name}: done", file=sys.stderr, flush=True)
     figures: dict[str, float] = json.loads(figures_path.read_text("utf-8"))
     return figures
+
+
+def done_runs(out: Path, names: Sequence[str]) -> dict[str, list[dict[str, float]]]:
+    """Figures of every run in `out`, by idea and in the order of its seeds: of this command and of earlier ones."""
+    found = {
+        name: [json.loads(path.read_text("utf-8")) for path in sorted(out.glob(f"{name}-[0-9]*/fold_a.json"))]
+        for name in names
+    }
+    return {name: runs for name, runs in found.items() if runs}
 
 
 def rows(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
@@ -110,16 +119,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train(config, options.out / "start", [*base, *settings(plan["start"])], options, threads=options.jobs)
     begun = [*base, *settings(plan["each"]), "--set", f'start="{(options.out / "start/checkpoint.pt").resolve()}"']
     ideas = {"base": {}, **{k: v for k, v in plan["ideas"].items() if options.only is None or k in options.only}}
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in ideas}
     with ThreadPoolExecutor(options.jobs) as jobs:
         runs = []
         for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
             for name, changes in ideas.items():
                 changes = [*begun, *settings(changes), "--set", f"seed={seed}"]
-                runs.append((name, jobs.submit(train, config, options.out / f"{name}-{seed}", changes, options)))
-        for name, run in runs:
-            found[name].append(run.result())
-    table = rows(found)
+                runs.append(jobs.submit(train, config, options.out / f"{name}-{seed}", changes, options))
+        for run in runs:
+            run.result()
+    table = rows(done_runs(options.out, ["base", *plan["ideas"]]))
     print_table(table)
     if options.json:
         options.json.write_text(json.dumps({"plan": plan, "rows": table}, indent=1) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """Ideas become options of the training, and a table that says what is more than luck."""
 
+import json
 import sys
 import tomllib
 from pathlib import Path
@@ -62,3 +63,15 @@ def test_ideas_are_compared_with_the_mean_of_the_base(capsys: pytest.CaptureFixt
     ]
     assert {row["seeds_apart"] for row in table} == {0.6}
     assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["better", "2", "19.10", "(-1.20)"]
+
+
+def test_the_table_is_of_every_run_that_is_there_by_idea_and_seed(tmp_path: Path) -> None:
+    for name, macro in (("base-11", 20.0), ("base-12", 21.0), ("long-crops-11", 19.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "fold_a.json").write_text(json.dumps(figures(macro)))
+    (tmp_path / "margin-11").mkdir()  # not done
+
+    assert try_ideas.done_runs(tmp_path, ["base", "margin", "long-crops", "crops"]) == {
+        "base": [figures(20.0), figures(21.0)],
+        "long-crops": [figures(19.0)],
+    }
