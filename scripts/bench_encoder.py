@@ -58,6 +58,7 @@ from bench_real import (
     verification,
 )
 from make_trials import FOLDS, SUNG_CORPORA, TrialSet, build_trials
+from training.package import find_weights
 from trial_audio import DEFAULT_AUDIO, RATE_HZ, AudioItem, render
 from trial_vectors import DEFAULT_CACHE, House, Resemblyzer, System, count_fallbacks, embed_items, mean_scores
 
@@ -82,8 +83,6 @@ SYSTEM_TARGETS = 2
 SPEED_THREADS = (1, 2)
 SPEED_REPEATS = 5
 SPEED_PIECE_S = 30.0
-#: Files of weights, by what SpeechBrain's directories and ours call them; of the published ones not the classifier.
-WEIGHTS = ("embedding_model.*", "*.safetensors")
 #: Buffers, which are no parameters, by the last part of their names.
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -365,14 +364,6 @@ def count_parameters(path: Path) -> int:
         state = state.get("model_state", state)  # Resemblyzer's file holds the state of the optimiser too
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     return sum(math.prod(shape) for name, shape in shapes.items() if name.rpartition(".")[2] not in BUFFERS)
-
-
-def find_weights(directory: Path) -> Path:
-    """The file of weights of a model directory."""
-    for pattern in WEIGHTS:
-        if found := sorted(directory.glob(pattern)):
-            return found[0]
-    raise FileNotFoundError(f"{directory}: no file of weights in it; {' or '.join(WEIGHTS)} is needed")
 
 
 # --- the table --------------------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ import numpy as np
 import soxr
 from bench_real import Row
 from make_trials import TrialSet, build_trials
+from training.package import find_weights
 from trial_audio import DEFAULT_AUDIO, RATE_HZ, load_mono, render
 from trial_vectors import (
     DEFAULT_CACHE,
@@ -94,7 +95,7 @@ def make_systems(directory: Path, audio_root: Path | None, folder: Path) -> list
     def load_fast(precision: str) -> Any:
         return product._choose_forward(product._load(directory)[0], RATE_HZ, precision)[0]
 
-    weights = directory / "embedding_model.ckpt"
+    weights = find_weights(directory)
     model, torch = product._load(directory)
     stock = product._StockForward(model)
     modules = model.mods.compute_features, model.mods.mean_var_norm, model.mods.embedding_model

@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from training.network import AngularMargin, Encoder, contrast
+from training.package import load_net
 from training.pools import RATE_HZ, Pool
 from training.prepare import prepare
 from training.sounds import Batch, Recipe, Sounds
@@ -136,19 +137,6 @@ def held_out_persons(pool: Pool) -> frozenset[str]:
         counts[clip.label] = counts.get(clip.label, 0) + (clip.n_samples >= 2 * RATE_HZ)
     able = [person for person, n in counts.items() if n >= HELD_OUT_CLIPS]
     return frozenset(sorted(able, key=lambda person: hashlib.sha256(person.encode()).digest())[:HELD_OUT])
-
-
-def load_net(directory: Path) -> dict[str, Tensor]:
-    """Weights of a model directory's ECAPA-TDNN, by the names of the stock module."""
-    found = sorted(directory.glob("embedding_model.*"))
-    if not found:
-        raise ValueError(f"{directory}: holds no embedding_model.safetensors or .ckpt")
-    if found[-1].suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(found[-1])
-    state: dict[str, Tensor] = torch.load(found[-1], map_location="cpu", weights_only=True)
-    return state
 
 
 class Watch:

@@ -31,6 +31,8 @@ from training.overlap import LEFT_OUT, is_left_out
 from training.pools import is_free
 
 WEIGHTS = "embedding_model.safetensors"
+#: Files of weights, by what SpeechBrain's directories and ours call them; of the published ones not the classifier.
+WEIGHTS_PATTERNS = ("embedding_model.*", "*.safetensors")
 
 HYPERPARAMS = """\
 # Compact ECAPA-TDNN (Desplanques et al. 2020), {millions:.1f} M parameters, 16 kHz, frame step {hop_ms} ms.
@@ -164,6 +166,27 @@ def write_model_dir(
     parts = [OPENING.format(name=name, weights=WEIGHTS, **sizes), data_section(audio_root, persons), training, CREDITS]
     (directory / CARD).write_text("\n".join(part.rstrip("\n") + "\n" for part in parts), encoding="utf-8")
     write_sums(directory)
+
+
+def find_weights(directory: Path) -> Path:
+    """The file of weights of a model directory."""
+    for pattern in WEIGHTS_PATTERNS:
+        if found := sorted(directory.glob(pattern)):
+            return found[0]
+    raise FileNotFoundError(f"{directory}: no file of weights in it; {' or '.join(WEIGHTS_PATTERNS)} is needed")
+
+
+def load_net(directory: Path) -> dict[str, Any]:
+    """Weights of a model directory's ECAPA-TDNN, by the names of the stock module."""
+    path = find_weights(directory)
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    import torch
+
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
 
 
 # --- the card ---------------------------------------------------------------------------------------------------------
