@@ -210,9 +210,7 @@ class Training:
         if left.unexpected_keys or any(not key.startswith("mask") for key in left.missing_keys):
             raise ValueError(f"{path}: not of this encoder: {left}")
         if state["persons"] == self.sounds.persons and state["speeds"] == list(self.config.recipe.speeds):
-            centres = state["parts"]["1.centres"]
-            spread = centres.norm(dim=2, keepdim=True) * 0.1 * torch.randn_like(self.head.centres)
-            self.head.centres.data.copy_(centres[:1] + spread * (self.config.n_centres > 1))
+            self.head.begin_at(state["parts"]["1.centres"][0])
         if state["parts"]["2.weight"].shape == self.to_teacher.weight.shape:
             self.to_teacher.load_state_dict({k: state["parts"][f"2.{k}"] for k in ("weight", "bias")})
         self.averaged.load_state_dict(self.encoder.state_dict())
@@ -238,9 +236,8 @@ class Training:
         of_persons = sums.view(len(sounds.persons), -1, config.dim)
         filled = torch.where(of_persons.any(2, keepdim=True), of_persons, of_persons.sum(1, keepdim=True))
         means = F.normalize(filled.reshape_as(sums))
-        size = self.head.centres.norm(dim=2).mean()
-        unheard = ~means.any(1, keepdim=True)
-        self.head.centres.copy_(torch.where(unheard, self.head.centres, means * size))
+        random = self.head.centres[0]
+        self.head.begin_at(torch.where(means.any(1, keepdim=True), means * random.norm(dim=1).mean(), random))
         if self.targets is not None:
             inputs = torch.cat(heard).double()
             inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1)

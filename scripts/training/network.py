@@ -204,6 +204,12 @@ class AngularMargin(nn.Module):
         self.centres = nn.Parameter(torch.randn(n_centres, n_classes, dim) * 0.05)
         self.scale = scale
 
+    @torch.no_grad()
+    def begin_at(self, centres: Tensor) -> None:
+        """Put the classes at (n_classes, dim); sub-centres around that, for equal ones would stay equal."""
+        spread = centres.norm(dim=1, keepdim=True) * 0.1 * torch.randn_like(self.centres)
+        self.centres.copy_(centres + spread * (len(self.centres) > 1))
+
     def forward(self, vectors: Tensor, classes: Tensor, margin: float) -> tuple[Tensor, Tensor]:
         """Mean loss, and the share of vectors nearest to their own class."""
         unit, centres = F.normalize(vectors), F.normalize(self.centres, dim=2)
