@@ -116,6 +116,12 @@ def test_card_owns_up_to_persons_of_dev_who_were_trained_on(manifests):
     assert "1 of them are also in `dev/`: figures of these are optimistic." in as_it_was
 
 
+def test_card_owns_up_to_what_the_weights_it_began_from_had_heard(manifests):
+    lines = data_section(manifests, began_from="It began from others, which had heard more.").splitlines()
+
+    assert lines[1].startswith("4 persons: ") and lines[2:5] == ["", "It began from others, which had heard more.", ""]
+
+
 def test_card_speaks_of_the_children(manifests):
     assert "half of the speakers of speechocean762 are" in data_section(manifests)
 

@@ -116,6 +116,7 @@ def write_model_dir(
     training: str,
     audio_root: Path = DEFAULT_AUDIO,
     persons: Collection[str] | None = None,
+    began_from: str = "",
 ) -> None:
     """Write a model directory that lacks only what `scripts/fit_builtin.py` adds.
 
@@ -135,6 +136,8 @@ def write_model_dir(
         Folder of recordings; only the manifests of ``train/`` are read.
     persons : collection of str, optional
         Those of the manifests who were trained on; by default all but `overlap.LEFT_OUT`.
+    began_from : str
+        For the card: what the weights that the training began from were, and had heard besides.
 
     Raises
     ------
@@ -163,7 +166,8 @@ def write_model_dir(
     (directory / "hyperparams.yaml").write_text(HYPERPARAMS.format(weights=WEIGHTS, **sizes), encoding="utf-8")
     # Not by save_file, which makes a file that only its owner may read.
     (directory / WEIGHTS).write_bytes(save({key: tensor.contiguous() for key, tensor in net.state_dict().items()}))
-    parts = [OPENING.format(name=name, weights=WEIGHTS, **sizes), data_section(audio_root, persons), training, CREDITS]
+    opening = OPENING.format(name=name, weights=WEIGHTS, **sizes)
+    parts = [opening, data_section(audio_root, persons, began_from), training, CREDITS]
     (directory / CARD).write_text("\n".join(part.rstrip("\n") + "\n" for part in parts), encoding="utf-8")
     write_sums(directory)
 
@@ -192,7 +196,7 @@ def load_net(directory: Path) -> dict[str, Any]:
 # --- the card ---------------------------------------------------------------------------------------------------------
 
 
-def data_section(audio_root: Path, persons: Collection[str] | None = None) -> str:
+def data_section(audio_root: Path, persons: Collection[str] | None = None, began_from: str = "") -> str:
     """What was heard, from the manifests of ``train/``: corpora, persons, hours, terms, where they come from.
 
     Parameters
@@ -200,6 +204,8 @@ def data_section(audio_root: Path, persons: Collection[str] | None = None) -> st
     audio_root : Path
     persons : collection of str, optional
         Who was trained on; by default all but `overlap.LEFT_OUT`.
+    began_from : str
+        As in `write_model_dir`.
     """
     voices = {
         name: [
@@ -218,6 +224,7 @@ def data_section(audio_root: Path, persons: Collection[str] | None = None) -> st
         + (f"{met} of them are also in `dev/`: figures of these are optimistic. Nobody else" if met else "No person")
         + " is of `dev/`, on whom it is measured, or of `cohort/`, against whom scores are normalised "
         "(`scripts/training/overlap.py`).",
+        *(["", began_from] if began_from else []),
         "",
         CHILDREN,
         "",
@@ -308,6 +315,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="as the training was given them"
     )
     parser.add_argument("--audio", type=Path, default=DEFAULT_AUDIO, help="folder of recordings (%(default)s)")
+    parser.add_argument(
+        "--began-from",
+        type=Path,
+        metavar="FILE",
+        help="text for the card: what the weights that it began from were, and had heard besides",
+    )
     options = parser.parse_args(arguments)
 
     import torch
@@ -337,6 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ),
         audio_root=options.audio,
         persons=set(state["persons"]),
+        began_from=options.began_from.read_text(encoding="utf-8").strip() if options.began_from else "",
     )
     difference = largest_difference(options.out, encoder)
     print(f"wrote {options.out}; its vectors differ from the training's by at most {difference:.1e}", file=sys.stderr)
