@@ -334,13 +334,14 @@ def train(training: Training, out: Path, *, save_every_s: float, until_s: float 
     began = saved = time.monotonic()
     began_step = training.step
     sums: dict[str, float] = {}
+    n = 0
     with (out / "log.jsonl").open("a", encoding="utf-8") as log:
         while training.step < config.steps and time.monotonic() - began < until_s:
             for name, value in training.advance().items():
                 sums[name] = sums.get(name, 0.0) + value
+            n += 1
             step, now = training.step, time.monotonic()
             if step % LOG_EVERY == 0 or step == config.steps:
-                n = LOG_EVERY if step % LOG_EVERY == 0 else step % LOG_EVERY
                 line: dict[str, Any] = {"step": step, **{name: round(total / n, 4) for name, total in sums.items()}}
                 line["crops_per_s"] = round((step - began_step) * config.batch / (now - began), 1)
                 line["elapsed_s"] = round(now - began)
@@ -349,7 +350,7 @@ def train(training: Training, out: Path, *, save_every_s: float, until_s: float 
                 log.write(json.dumps(line) + "\n")
                 log.flush()
                 print(json.dumps(line), file=sys.stderr, flush=True)
-                sums = {}
+                sums, n = {}, 0
             if now - saved > save_every_s:
                 training.save(checkpoint)
                 saved = time.monotonic()
