@@ -76,8 +76,8 @@ class Config:
     average : float
         Greatest decay of the averaged weights (every 5 steps), which are what is kept in the end.
     start : str
-        What to begin from; "" for nothing. A checkpoint gives the encoder, and the classes where they are the same; a
-        model directory gives the encoder, and the classes begin where it hears them (`Training.imprint`).
+        What to begin from, a checkpoint or a model directory; "" for nothing. Classes that are not those of the
+        checkpoint begin where the encoder hears them (`Training.imprint`).
     evaluate_every : int
         Steps between figures of the held-out persons.
     recipe : Recipe
@@ -209,11 +209,13 @@ class Training:
         left = self.encoder.load_state_dict(state["averaged"], strict=False)
         if left.unexpected_keys or any(not key.startswith("mask") for key in left.missing_keys):
             raise ValueError(f"{path}: not of this encoder: {left}")
+        self.averaged.load_state_dict(self.encoder.state_dict())
         if state["persons"] == self.sounds.persons and state["speeds"] == list(self.config.recipe.speeds):
             self.head.begin_at(state["parts"]["1.centres"][0])
+        else:
+            self.imprint()
         if state["parts"]["2.weight"].shape == self.to_teacher.weight.shape:
             self.to_teacher.load_state_dict({k: state["parts"][f"2.{k}"] for k in ("weight", "bias")})
-        self.averaged.load_state_dict(self.encoder.state_dict())
 
     @torch.no_grad()
     def imprint(self) -> None:

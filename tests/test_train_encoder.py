@@ -373,6 +373,26 @@ def test_a_training_may_begin_from_another(folder: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("few_held_out")
+def test_other_classes_than_the_checkpoint_has_are_imprinted(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_encoder, "IMPRINT_BATCHES", 12)
+    run(folder, tmp_path / "first")
+    config = train_encoder.read_config(tmp_path / "config.toml", ["recipe.speeds=[1.0, 0.8]"])
+    training = train_encoder.Training(config, folder, CPU, torch.float32)
+    batch = training.sounds.draw(config.seed, 0, 64)
+
+    training.begin_from(tmp_path / "first/checkpoint.pt")
+
+    with torch.no_grad():
+        vectors = torch.nn.functional.normalize(training.averaged(batch.waves))
+    own = torch.nn.functional.normalize(training.head.centres[0][batch.classes])
+    assert (vectors * own).sum(1).mean() > 0.5
+    first = torch.load(tmp_path / "first/checkpoint.pt", weights_only=True)
+    assert torch.equal(training.to_teacher.weight, first["parts"]["2.weight"])
+
+
+@pytest.mark.usefixtures("few_held_out")
 def test_begun_from_a_model_directory_classes_lie_where_the_encoder_hears_them(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
