@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib.util
 import json
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -196,6 +198,16 @@ def write_csv(path: Path, rows: Sequence[Sequence[str]], encoding: str = "utf-8"
     with path.open("w", encoding=encoding, newline="") as file:
         csv.writer(file).writerows(rows)
     return path
+
+
+def synth_voices() -> ModuleType:
+    """`scripts/synth_voices.py`: singers who are nobody, computed from fixed seeds."""
+    spec = importlib.util.spec_from_file_location("synth_voices", REPO / "scripts" / "synth_voices.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 if __name__ == "__main__":  # python -m tests.cli_fakes ENCODER COMMAND ...

@@ -1,18 +1,25 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import soundfile
 
-from tests.cli_fakes import CONSENT, ENCODER_ID, RATE_HZ, REPO, THRESHOLD, Cli, FakeEncoder, check_units, json_lines
+from tests.cli_fakes import (
+    CONSENT,
+    ENCODER_ID,
+    RATE_HZ,
+    THRESHOLD,
+    Cli,
+    FakeEncoder,
+    check_units,
+    json_lines,
+    synth_voices,
+)
 
 pytest_plugins = ["tests.cli_fixtures"]
 
@@ -180,14 +187,6 @@ def real(tmp_path, monkeypatch) -> Cli:
     monkeypatch.delenv("LIKENESS_HOME", raising=False)
     monkeypatch.setattr("registry.config.load_encoder", lambda store, **_: encoder)
     return Cli(tmp_path, tmp_path, lambda: np.empty(0))
-
-
-def synth_voices() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("synth_voices", REPO / "scripts" / "synth_voices.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.model

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from embeddings.model_dir import CALIBRATION, COHORT, GOLDEN, HOUSE_DIR, load_cohort, model_digest, write_sums
 from registry import audit
 from registry.status import registry_status
-from tests.cli_fakes import ENCODER_ID, OTHER_DIM, OTHER_ENCODER_ID, Cli, check_units
+from tests.cli_fakes import ENCODER_ID, OTHER_DIM, OTHER_ENCODER_ID, Cli, check_units, synth_voices
 from tests.fakes import files_holding
 
 pytest_plugins = ["tests.cli_fixtures"]
@@ -256,3 +259,54 @@ def test_killed_on_the_way_it_goes_on_and_the_old_encoder_answers_meanwhile(enro
     assert result.exit_code == 0, result.stderr
     assert result.stderr.startswith(f"{enrolled.home}: 5 references are made with {Path(other_model)} (bbbbbbbbbbbb)")
     assert (enrolled("check").exit_code, encoder_id(enrolled)) == (0, OTHER_ENCODER_ID)
+
+
+def turned_around(directory: Path) -> Path:
+    """The built-in encoder with its dimensions in the opposite order: every cosine is as before, none with the old."""
+    import torch
+
+    from embeddings.encoder import SpeechBrainEncoder
+
+    shutil.copytree(HOUSE_DIR, directory)
+    (weights,) = directory.glob("embedding_model.*")
+    state = torch.load(weights, weights_only=True)
+    torch.save({name: value.flip(0) if name.startswith("fc.") else value for name, value in state.items()}, weights)
+    with np.load(directory / COHORT) as data:
+        cohort = dict(data)
+    np.savez(directory / COHORT, **{**cohort, "vectors": np.ascontiguousarray(cohort["vectors"][:, ::-1])})
+    encoder_id = SpeechBrainEncoder(directory, trusted={model_digest(directory)}).encoder_id
+    calibration = json.loads((directory / CALIBRATION).read_text())
+    calibration |= {"encoder_id": encoder_id, "cohort_id": load_cohort(directory).cohort_id}
+    (directory / CALIBRATION).write_text(json.dumps(calibration))
+    (directory / GOLDEN).unlink()
+    write_sums(directory)
+    return directory
+
+
+@pytest.mark.model
+def test_the_real_encoder_turned_around_gives_the_same_scores_after_going_over(tmp_path, monkeypatch):
+    """A vector that was left behind, in template, cohort or index, would have no likeness to the others."""
+    monkeypatch.delenv("LIKENESS_HOME", raising=False)
+    voices = synth_voices()
+    cli = Cli(tmp_path, tmp_path, lambda: np.empty(0))
+    for singer in voices.ENROLLED[:2]:
+        for number in range(2):
+            rng = np.random.default_rng([1, number])
+            song = voices.render_song(singer, voices.compose(singer, rng, 12.0), rng)
+            voices.write_wav(tmp_path / singer.name / f"{number}.wav", song)
+        assert cli("enroll", singer.name, tmp_path / singer.name, "--consent", "release").exit_code == 0
+    rng = np.random.default_rng([2])
+    track = tmp_path / "track.wav"
+    voices.write_wav(track, voices.render_song(singer, voices.compose(singer, rng, 12.0), rng))
+    (before,) = json.loads(cli("query", track, "--json").stdout)
+
+    gone_over = cli("reembed", "--encoder", turned_around(tmp_path / "turned"), "--trust-model")
+    (after,) = json.loads(cli("query", track, "--json").stdout)
+
+    assert gone_over.exit_code == 0, gone_over.output
+    assert before["encoder_id"] != after["encoder_id"]
+    assert [match["artist"] for match in before["matches"]] == [match["artist"] for match in after["matches"]]
+    for name in ("score", "norm_score", "llr"):
+        assert [match[name] for match in after["matches"]] == pytest.approx(
+            [match[name] for match in before["matches"]], abs=2e-3
+        )
