@@ -512,7 +512,10 @@ def _cleaned(text: str, work: dict[str, Any]) -> str:
 
 
 def _verify(store: Store, kind: str, work: dict[str, Any], marks: Sequence[bytes]) -> list[str]:
-    """What was looked at after the last step; raises `StoreDamaged` if something of a removed artist is left."""
+    """What was looked at after the last step; raises `StoreDamaged` if something of a removed artist is left.
+
+    Or `RegistryError` where that cannot be searched for.
+    """
     ids = json.dumps(work.get("artist_ids", []))
     for table in ("artists", "artist_references", "templates", "matches", "consents", "artist_keys", "audit_payloads"):
         query = f"SELECT COUNT(*) AS n FROM {table} WHERE artist_id IN (SELECT value FROM json_each(?))"
@@ -522,11 +525,17 @@ def _verify(store: Store, kind: str, work: dict[str, Any], marks: Sequence[bytes
     checked = [f"no row of it in the database, {free} free pages in it, its log empty", "the index written anew"]
     if marks:
         marks = [mark for mark in marks if not _is_others(store, mark)]
-        n_files, n_bytes, found = find_bytes(store.home, marks)
-        for _ in range(SEARCHES_AGAIN):
-            if found:  # another command may be writing an index of a moment ago, which it will not put in place
-                time.sleep(SEARCH_AGAIN_S)
-                n_files, n_bytes, found = find_bytes(store.home, marks)
+        try:
+            n_files, n_bytes, found = find_bytes(store.home, marks)
+            for _ in range(SEARCHES_AGAIN):
+                if found:  # another command may be writing an index of a moment ago, which it will not put in place
+                    time.sleep(SEARCH_AGAIN_S)
+                    n_files, n_bytes, found = find_bytes(store.home, marks)
+        except OSError as error:
+            raise RegistryError(
+                f"{error}; it is removed, and not verified. The next command ends the removal without this search, as "
+                "its receipt will say"
+            ) from error
         if found:
             raise StoreDamaged(f"{', '.join(found)}: still hold what was removed")
         what = "content_id" if kind == "track" else "vectors"

@@ -348,6 +348,19 @@ def test_replay_removes_again_what_an_older_copy_still_has(marked, encoder, tmp_
         assert erasure.replay(copy, erasure.receipts(marked)) == 0
 
 
+def test_a_search_that_cannot_be_done_is_said_and_the_next_command_ends_the_removal_without(marked, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(RegistryError, match="removed, and not verified"):
+        patched.setattr("registry.byte_search.sys.executable", "/bin/false")
+        erasure.erase_artist(marked, mark("new name"), lambda _: None)
+    assert marked.has_pending_erasures()
+
+    erasure.finish_pending(marked, lambda _: None)
+
+    assert not marked.has_pending_erasures()
+    assert erasure.receipts(marked)[-1]["verified"][-1].startswith("no search of the files' bytes")
+    assert files_holding(marked.home, mark("new name").encode()) == []
+
+
 def test_whoever_reads_an_earlier_moment_does_not_put_its_index_in_place(marked, encoder):
     """A reader whose moment is before a removal finds the index of after it stale, and makes its own in memory."""
     vectors = vector_bytes(marked, mark("new name"))
