@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embeddings import audio, vocals
+from embeddings import audio, presence, vocals
 from embeddings.errors import ModelError
 from embeddings.model_dir import (
     HOUSE,
@@ -110,6 +110,11 @@ class SpeechBrainEncoder:
             self._torch.set_num_threads(n_threads)
         self.directory = directory
         self.rate_hz = int(model.hparams.sample_rate)
+        if self.rate_hz != presence.RATE_HZ:
+            raise ModelError(
+                f"{source}: it listens at {self.rate_hz} Hz; voice is looked for at {presence.RATE_HZ} only"
+            )
+        presence.built_in_presence()  # where its file is damaged, say so now and not at the first recording
         self.window_s, self.hop_s = WINDOW_S, HOP_S
         self._run, self.dim = _choose_forward(model, self.rate_hz, precision)
         self.is_fast = not isinstance(self._run, _StockForward)

@@ -1,33 +1,40 @@
-"""Is a voice heard? A small network on the encoder's log-mel features, in numpy, and what follows from its answer.
+"""Is a voice heard? A small network on log-mel features, in numpy, and what follows from its answer.
 
-It judges every 64 ms from about a second around it. Its weights lie beside the encoder's, in `PRESENCE`, written by
-`scripts/train_presence.py`, which also says how it was trained. It reads features only, no weights of the encoder: it
-serves every encoder that has the same features.
+It judges every 64 ms from about a second around it. Its weights and how they were made: `scripts/train_presence.py`. It
+has features of its own, those of the built-in encoder, and serves every encoder.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from threadpoolctl import ThreadpoolController
 
 from embeddings.errors import ModelDamaged
 
-PRESENCE = "vocal_presence.npz"
+WEIGHTS = Path(__file__).parent / "vocal_presence.npz"
+WEIGHTS_SHA256 = "12b1ef0751683a8b2d2cf3d0cf054bfc75275ba94a0ceb3de8268c9bb9cf8fd2"
 FORMAT = 1
+
+RATE_HZ = 16_000
+N_FFT, HOP, N_MELS = 400, 256, 80  #: samples of a transform and from one to the next; bands up to half of `RATE_HZ`
+LEAST_POWER, TOP_DB = 1e-10, 80.0  #: what counts as silence; dB below the loudest of a window that are left of it
 
 STRIDE = 4  #: feature frames to a judged frame
 #: Convolutions over time, in order: kernel in frames, step, dilation. Reflected by nothing: zeros lie beyond both ends.
 LAYERS = ((5, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (3, 1, 4), (3, 1, 8))
 FIRST_RESIDUAL = 3  #: from this layer on the input is added to the output
-
-MatMul = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 EVIDENCE_SHARE = 0.2  #: a window's evidence is the logit that this share of its frames reaches
 #: Windows in a row whose evidence is averaged, 16 s. One window deceives: at the same instruments left alone, songs at
@@ -71,17 +78,13 @@ class Presence:
         if found != expected or len(found) != len(kernels) or sizes[-1] != 1:
             raise ValueError(f"weights are {found}, not {expected} of {len(kernels)} layers with one output")
 
-    def frame_logits(self, features: np.ndarray, matmul: MatMul = np.matmul) -> np.ndarray:
+    def frame_logits(self, features: np.ndarray) -> np.ndarray:
         """Judge every `STRIDE`-th frame of some windows.
 
         Parameters
         ----------
         features : (n, n_frames, n_mels) float32
-            dB, as the encoder's `Fbank` gives them, not normalised. Only levels relative to the loudest of the window
-            count.
-        matmul : callable
-            Multiplies (n, m, k) by (k, l). A process that runs torch had better give torch's: numpy's BLAS has threads
-            of its own, which wait by spinning, and both then want the same cores.
+            dB, as `log_mel` gives them. Only levels relative to the loudest of the window count.
 
         Returns
         -------
@@ -90,13 +93,14 @@ class Presence:
         """
         if features.ndim != 3 or features.shape[2] != self.n_mels or not features.size:
             raise ValueError(f"features must be (n, n_frames, {self.n_mels}), not {features.shape}")
-        x = (features - features.max(axis=(1, 2), keepdims=True)) / 20 + 2
-        for number, (weight, bias) in enumerate(zip(self.weights[:-1], self.biases[:-1], strict=True)):
-            y = matmul(_reached(x, *LAYERS[number]), weight)
-            y += bias
-            np.maximum(y, 0, out=y)
-            x = x + y if number >= FIRST_RESIDUAL else y
-        logits: np.ndarray = (matmul(x, self.weights[-1]) + self.biases[-1])[..., 0]
+        with _one_thread():
+            x = (features - features.max(axis=(1, 2), keepdims=True)) / 20 + 2
+            for number, (weight, bias) in enumerate(zip(self.weights[:-1], self.biases[:-1], strict=True)):
+                y = _reached(x, *LAYERS[number]) @ weight
+                y += bias
+                np.maximum(y, 0, out=y)
+                x = x + y if number >= FIRST_RESIDUAL else y
+            logits: np.ndarray = (x @ self.weights[-1] + self.biases[-1])[..., 0]
         return logits
 
     def voiced_frames(self, logits: np.ndarray) -> np.ndarray:
@@ -139,31 +143,88 @@ def windows_with_voice(evidence: np.ndarray, threshold: float) -> np.ndarray:
     return found
 
 
-def track_voice_s(presence: Presence, start_s: np.ndarray, logits: np.ndarray) -> float:
-    """Seconds of voice in the windows of a recording that have one, overlaps counted once.
+def time_with_voice(start_s: np.ndarray, voiced: Sequence[np.ndarray], frame_s: float) -> float:
+    """Seconds of voice in some windows of a recording, overlaps counted once.
 
     Parameters
     ----------
     start_s : (n,) float
         Where each window starts, in time order.
-    logits : (n, n_frames) float32
-        Of `Presence.frame_logits`.
+    voiced : sequence of (m, n_frames) bool
+        Of `Presence.voiced_frames`: n rows in all.
+    frame_s : float
     """
-    voiced = presence.voiced_frames(logits)
-    first = np.rint(np.asarray(start_s) / presence.frame_s).astype(int)
-    track = np.zeros(first.max(initial=0) + logits.shape[1], np.bool_)
-    for i in np.flatnonzero(windows_with_voice(window_evidence(logits), presence.threshold)):
-        track[first[i] : first[i] + logits.shape[1]] |= voiced[i]
-    return float(track.sum()) * presence.frame_s
+    if not len(start_s):
+        return 0.0
+    rows = np.concatenate(voiced)
+    frames = np.rint(start_s / frame_s).astype(int)[:, None] + np.arange(rows.shape[1])
+    return len(np.unique(frames[rows])) * frame_s
 
 
-def load_presence(directory: Path) -> Presence | None:
-    """Load the network beside a model, or None where there is none; raises `ModelDamaged` where it is not one."""
-    path = directory / PRESENCE
-    if not path.is_file():
-        return None
+# --- features ---------------------------------------------------------------------------------------------------------
+
+
+def log_mel(samples: np.ndarray) -> np.ndarray:
+    """Log-mel features, as SpeechBrain's `Fbank(n_mels=80, hop_length=16)` gives them.
+
+    Parameters
+    ----------
+    samples : (n, n_samples) float32
+        Windows at `RATE_HZ`.
+
+    Returns
+    -------
+    (n, 1 + n_samples // `HOP`, `N_MELS`) float32
+        dB, at most `TOP_DB` below the loudest of the window.
+    """
+    taper, mel = _tables()
+    padded = np.pad(samples, ((0, 0), (N_FFT // 2, N_FFT // 2)))
+    frames = sliding_window_view(padded, N_FFT, axis=1)[:, ::HOP]
+    spectrum = np.fft.rfft(frames * taper)
+    with _one_thread():
+        power = (spectrum.real**2 + spectrum.imag**2) @ mel
+    decibels: np.ndarray = 10 * np.log10(np.maximum(power, np.float32(LEAST_POWER)))
+    decibels = np.maximum(decibels, decibels.max(axis=(1, 2), keepdims=True) - TOP_DB)
+    return decibels
+
+
+@cache
+def _tables() -> tuple[np.ndarray, np.ndarray]:
+    """(N_FFT,) Hamming window; (N_FFT // 2 + 1, N_MELS) triangles, evenly spaced in mel and of even slopes in Hz."""
+    taper = np.hamming(N_FFT + 1)[:-1]
+    mels = np.linspace(0, 2595 * np.log10(1 + RATE_HZ / 2 / 700), N_MELS + 2)
+    hz = 700 * (10 ** (mels / 2595) - 1)
+    distance = np.abs(np.linspace(0, RATE_HZ / 2, N_FFT // 2 + 1)[:, None] - hz[1:-1]) / np.diff(hz)[:-1]
+    return taper.astype(np.float32), np.maximum(0, 1 - distance).astype(np.float32)
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """Keeps numpy's BLAS to one thread: the others of OpenBLAS wait by spinning, 80 ms a window beside other work."""
+    limit: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
+    return limit
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+@cache
+def built_in_presence() -> Presence:
+    """The network that comes with Likeness; raises `ModelDamaged` where its file is not the one that was released."""
+    return load_presence(WEIGHTS, WEIGHTS_SHA256)
+
+
+def load_presence(path: Path, sha256: str | None = None) -> Presence:
+    """Load a network, whose file has this sha256 if one is named; raises `ModelDamaged` where there is none."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
+        content = path.read_bytes()
+        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+            raise ValueError(f"its sha256 is not {sha256}")
+        with np.load(io.BytesIO(content), allow_pickle=False) as data:
             card = json.loads(str(data["card"]))
             if card["format"] != FORMAT:
                 raise ValueError(f"format {card['format']}, {FORMAT} is needed")
@@ -181,11 +242,11 @@ def load_presence(directory: Path) -> Presence | None:
             dict(card["trained"]),
         )
     except (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile) as error:
-        raise ModelDamaged(f"{path}: no vocal presence network ({error}); get it again, or delete it") from error
+        raise ModelDamaged(f"{path}: no vocal presence network ({error}); install Likeness again") from error
 
 
-def write_presence(directory: Path, presence: Presence) -> Path:
-    """Write `PRESENCE` into `directory`; returns its path. The same network gives the same arrays and card."""
+def write_presence(path: Path, presence: Presence) -> None:
+    """Write a network; the same one gives the same arrays and card."""
     card = {
         "format": FORMAT,
         "threshold": presence.threshold,
@@ -195,9 +256,7 @@ def write_presence(directory: Path, presence: Presence) -> Path:
     }
     arrays = {f"weight{i}": weight for i, weight in enumerate(presence.weights)}
     arrays |= {f"bias{i}": bias for i, bias in enumerate(presence.biases)}
-    path = directory / PRESENCE
     np.savez(path, allow_pickle=False, card=np.array(json.dumps(card, sort_keys=True)), **arrays)
-    return path
 
 
 def _reached(x: np.ndarray, kernel: int, step: int, dilation: int) -> np.ndarray:

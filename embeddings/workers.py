@@ -34,6 +34,7 @@ from embeddings.extract import Encoder, read_recording
 from embeddings.extract import End as End  # for those who receive it here
 from embeddings.limits import DEFAULT_LIMITS, PULSE_S, Limits, allow_processor_s, confine_process
 from embeddings.model_dir import find_model, load_calibration, load_cohort
+from embeddings.presence import built_in_presence
 from embeddings.vocals import CHUNK, MIN_RECORDING_S, Windows
 
 #: `spawn`, never `fork`: a forked child inherits torch's threads and the store's connections half alive.
@@ -379,6 +380,7 @@ def _decode_forever(
     _leave_interrupts_to_the_parent()
     with Path(os.devnull).open("wb") as nothing:  # decoders grumble there; a mistake of ours goes through the pipe
         os.dup2(nothing.fileno(), 2)
+    built_in_presence()  # its memory is not the recording's
     confine_process(limits)
 
     def answers(path: Path) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:

@@ -2,9 +2,9 @@
 
     python scripts/bench_vocals.py                               # the figures to report, fold B
     python scripts/bench_vocals.py --fold A                      # the figures to choose by
-    python scripts/bench_vocals.py --fold A --try MIN_EVIDENCE 0.18 0.22 0.26
+    python scripts/bench_vocals.py --fold A --presence FILE      # another network, of train_presence.py
 
-`--try` repeats the measurement of the hand-made one with a constant of `embeddings.vocals` set to each value.
+The learned one is the product's, `embeddings.vocals`; the hand-made one is what it took the place of.
 
 The recordings are those of `vocal_tracks.py`. A track abstains when less than 1.5 s of voice is found, the limit under
 which `likeness` says nothing about it; tracks shorter than 2 s are left out. "voice kept" is the voiced time in the
@@ -28,13 +28,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import hand_made_detector
 import numpy as np
 from trial_audio import DEFAULT_AUDIO, RATE_HZ, active_samples, load_mono, render
-from vocal_tracks import SILENT_GROUPS, Features, Track, cut_windows, list_tracks, load_features, torch_matmul
+from vocal_tracks import SILENT_GROUPS, Track, cut_windows, list_tracks
 
-from embeddings import vocals
-from embeddings.model_dir import HOUSE_DIR
-from embeddings.presence import Presence, load_presence, track_voice_s, window_evidence, windows_with_voice
+from embeddings.presence import (
+    WEIGHTS,
+    Presence,
+    load_presence,
+    log_mel,
+    time_with_voice,
+    window_evidence,
+    windows_with_voice,
+)
 from registry.verdict import MIN_VOICE_S
 
 MIN_TRACK_S = 2.0
@@ -59,51 +66,30 @@ Detector = Callable[[np.ndarray], Outcome]
 
 
 def detect_by_hand(samples: np.ndarray) -> Outcome:
-    found, (starts, _) = vocals.VocalWindows([samples], RATE_HZ), cut_windows(samples)
-    kept_s = [start_s for some in found for start_s in some.start_s]
-    chosen = vocals.MIN_EVIDENCE, vocals.MIN_PRESENCE
-    vocals.MIN_EVIDENCE = vocals.MIN_PRESENCE = -1.0
-    try:
-        anyway = vocals.VocalWindows([samples], RATE_HZ)
-        n_windows = sum(len(some.start_s) for some in anyway)
-    finally:
-        vocals.MIN_EVIDENCE, vocals.MIN_PRESENCE = chosen
-    kept = np.zeros(n_windows, np.bool_)
-    kept[np.minimum(n_windows - 1, np.rint(np.divide(kept_s, 2.0)).astype(int))] = True
-    return Outcome(found.duration_s, kept, _evidence(samples, starts), found.voiced_s, anyway.voiced_s)
+    starts, windows = cut_windows(samples)
+    voiced, evidence = hand_made_detector.judge_windows(samples, RATE_HZ, starts, windows.shape[1])
+    kept = (voiced.mean(axis=1) >= hand_made_detector.MIN_PRESENCE) & (evidence >= hand_made_detector.MIN_EVIDENCE)
+    scores = np.where(voiced.mean(axis=1) >= hand_made_detector.MIN_PRESENCE, evidence, 0)
+    return outcome(len(samples), starts, kept, scores, voiced, 1 / hand_made_detector.FRAMES_PER_S)
 
 
-def _evidence(samples: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    features = vocals.frame_features(samples, RATE_HZ)
-    peaks_db = vocals.recent_peak(features[:, 0], -np.inf)
-    loud = features[:, 0] > np.maximum(vocals.FLOOR_DB, peaks_db - vocals.RANGE_DB)
-    n_samples = min(len(samples), 4 * RATE_HZ)
-    n_frames = int((n_samples / RATE_HZ - vocals.FRAME_S) * vocals.FRAMES_PER_S) + 1
-    first = np.minimum(starts * vocals.FRAMES_PER_S // RATE_HZ, len(features) - n_frames)
-    frames = first[:, None] + np.arange(n_frames)
-    voiced, evidence = vocals.score_windows(features[frames], loud[frames])
-    return np.where(voiced.mean(axis=1) >= vocals.MIN_PRESENCE, evidence, 0)
-
-
-def learned_detector(presence: Presence, features: Features) -> Detector:
+def learned_detector(presence: Presence) -> Detector:
     def detect(samples: np.ndarray) -> Outcome:
         starts, windows = cut_windows(samples)
-        parts = [presence.frame_logits(features(windows[i : i + 8]), torch_matmul) for i in range(0, len(windows), 8)]
-        logits, start_s = np.concatenate(parts), starts / RATE_HZ
+        logits = np.concatenate([presence.frame_logits(log_mel(windows[i : i + 8])) for i in range(0, len(windows), 8)])
         evidence = window_evidence(logits)
-        first = np.rint(start_s / presence.frame_s).astype(int)
-        anyway = np.zeros(first[-1] + logits.shape[1], np.bool_)
-        for start, voiced in zip(first, presence.voiced_frames(logits), strict=True):
-            anyway[start : start + len(voiced)] |= voiced
-        return Outcome(
-            len(samples) / RATE_HZ,
-            windows_with_voice(evidence, presence.threshold),
-            evidence,
-            track_voice_s(presence, start_s, logits),
-            float(anyway.sum()) * presence.frame_s,
-        )
+        kept = windows_with_voice(evidence, presence.threshold)
+        return outcome(len(samples), starts, kept, evidence, presence.voiced_frames(logits), presence.frame_s)
 
     return detect
+
+
+def outcome(
+    n_samples: int, starts: np.ndarray, kept: np.ndarray, scores: np.ndarray, voiced: np.ndarray, frame_s: float
+) -> Outcome:
+    start_s = starts / RATE_HZ
+    voiced_s = time_with_voice(start_s[kept], [voiced[kept]], frame_s)
+    return Outcome(n_samples / RATE_HZ, kept, scores, voiced_s, time_with_voice(start_s, [voiced], frame_s))
 
 
 def figures(outcomes: list[Outcome]) -> dict[str, float]:
@@ -175,17 +161,16 @@ def where_voice_sounds(track: Track, samples: np.ndarray) -> np.ndarray:
     return np.array([active[start : start + windows.shape[1]].mean() >= ACTIVE_SHARE for start in starts])
 
 
-def report_cost(presence: Presence, features: Features, trials: str) -> list[dict[str, object]]:
-    """Time of the network as a share of the encoder's own, features in it: the best of several, taken in turns."""
+def report_cost(presence: Presence, trials: str) -> list[dict[str, object]]:
+    """Time of the network and its features as a share of the encoder's own: the best of several, taken in turns."""
     from embeddings.encoder import SpeechBrainEncoder
 
     encoder = SpeechBrainEncoder(n_threads=1)
     samples = np.random.default_rng(0).normal(0, 0.1, (TIMED_WINDOWS, 4 * RATE_HZ)).astype(np.float32)
-    found = features(samples)
     best = [np.inf, np.inf]
     for _ in range(TIMED_REPEATS):
         for i, work in enumerate(
-            (lambda: encoder.embed_windows(samples), lambda: presence.frame_logits(found, torch_matmul))
+            (lambda: encoder.embed_windows(samples), lambda: presence.frame_logits(log_mel(samples)))
         ):
             started = time.process_time()
             work()
@@ -202,9 +187,7 @@ def main() -> None:
     parser.add_argument("--fold", choices=["A", "B"], default="B", help="B to report, A to choose (default: B)")
     parser.add_argument("--quick", action="store_true", help=f"only {QUICK_TRACKS} tracks of each group")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
-    parser.add_argument("--presence", type=Path, default=HOUSE_DIR, metavar="DIR", help="where the learned one lies")
-    parser.add_argument("--model", type=Path, default=HOUSE_DIR, metavar="DIR", help="whose features it is given")
-    parser.add_argument("--try", nargs="+", metavar=("NAME", "VALUE"), dest="trial", help="a constant and its values")
+    parser.add_argument("--presence", type=Path, default=WEIGHTS, metavar="FILE", help="the learned one (%(default)s)")
     options = parser.parse_args()
 
     tracks = list_tracks(DEFAULT_AUDIO, options.fold)
@@ -219,26 +202,14 @@ def main() -> None:
 
     trials = f"dev fold {options.fold}" + (" quick" if options.quick else "")
     rows: list[dict[str, object]] = []
-    if options.trial:
-        name, *values = options.trial
-        for value in values:
-            setattr(vocals, name, type(getattr(vocals, name))(float(value)))
-            vocals._tables.cache_clear()
-            outcomes = [detect_by_hand(samples) for samples in audio]
-            rows += report_tracks(tracks, outcomes, trials, f"{vocals.WINDOW_SELECTION} {name}={value}")
-    else:
-        has_voice = [where_voice_sounds(track, samples) for track, samples in zip(tracks, audio, strict=True)]
-        detectors: dict[str, Detector] = {vocals.WINDOW_SELECTION: detect_by_hand}
-        presence = load_presence(options.presence)
-        if presence is not None:
-            features = load_features(options.model)[0]
-            detectors["learned"] = learned_detector(presence, features)
-        for system, detect in detectors.items():
-            outcomes = [detect(samples) for samples in audio]
-            rows += report_tracks(tracks, outcomes, trials, system)
-            rows += report_windows(tracks, outcomes, has_voice, trials, system)
-        if presence is not None:
-            rows += report_cost(presence, features, trials)
+    has_voice = [where_voice_sounds(track, samples) for track, samples in zip(tracks, audio, strict=True)]
+    presence = load_presence(options.presence)
+    detectors: dict[str, Detector] = {"hand-made": detect_by_hand, "learned": learned_detector(presence)}
+    for system, detect in detectors.items():
+        outcomes = [detect(samples) for samples in audio]
+        rows += report_tracks(tracks, outcomes, trials, system)
+        rows += report_windows(tracks, outcomes, has_voice, trials, system)
+    rows += report_cost(presence, trials)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

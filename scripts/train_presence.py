@@ -1,12 +1,11 @@
-"""Train the network that says whether a voice is heard, and write it beside an encoder.
+"""Train the network that says whether a voice is heard, `embeddings/vocal_presence.npz`.
 
-    python scripts/train_presence.py MODEL_DIR            # 20 minutes on one thread; MODEL_DIR/vocal_presence.npz
+    python scripts/train_presence.py --out FILE            # 20 minutes on one thread
 
 It learns from LIKENESS_AUDIO/train alone, through the pools of `scripts/training/` (the recorded ones are made when
 they are not there; `voice_sung` comes from `training/singing.py`, the accompaniment from `training/accompaniment.py`).
-Its input is MODEL_DIR's log-mel features, no weights: train again only when the features change. The threshold is
-chosen on instruments of fold A of LIKENESS_AUDIO/dev, see `choose_threshold`; `scripts/bench_vocals.py` measures on
-fold B.
+The threshold is chosen on instruments of fold A of LIKENESS_AUDIO/dev, see `choose_threshold`;
+`scripts/bench_vocals.py` measures on fold B.
 
 Windows are drawn first, in pieces; then the network is trained. Both stay in the work folder: the same command goes on
 where it was cut. The same pools, seed and options give the same network.
@@ -26,14 +25,19 @@ import numpy as np
 from training.pools import Pool, build_recorded
 from training.presence_sounds import FRAME, N_FRAMES, VOICES, WINDOW, Heard, draw_window, load_pools
 from trial_audio import DEFAULT_AUDIO, RATE_HZ, render
-from vocal_tracks import SILENT_GROUPS, Features, cut_windows, list_tracks, load_features, torch_matmul
+from vocal_tracks import SILENT_GROUPS, cut_windows, list_tracks
 
 from embeddings.presence import (
     FIRST_RESIDUAL,
+    HOP,
     LAYERS,
+    N_MELS,
     STRIDE,
     Presence,
-    track_voice_s,
+    log_mel,
+    time_with_voice,
+    window_evidence,
+    windows_with_voice,
     write_presence,
 )
 from embeddings.torchaudio_compat import import_torchaudio
@@ -91,7 +95,7 @@ class Network(nn.Module):
         return tuple(w.detach().numpy().copy() for w in weights), tuple(b.detach().numpy().copy() for b in biases)
 
 
-def draw_pieces(heard: Heard, features: Features, n_mels: int, n_pieces: int, seed: int, folder: Path) -> None:
+def draw_pieces(heard: Heard, n_pieces: int, seed: int, folder: Path) -> None:
     """Draw pieces of PIECE windows that are not in `folder` yet: N.features.npy float16, N.labels.npy int8."""
     for piece in range(n_pieces):
         done = folder / f"{piece}.labels.npy"
@@ -104,7 +108,7 @@ def draw_pieces(heard: Heard, features: Features, n_mels: int, n_pieces: int, se
             samples = np.empty((8, WINDOW), np.float32)
             for i in range(8):
                 samples[i], labels[first + i] = draw_window(heard, rng)
-            drawn.append(features(samples).astype(np.float16))
+            drawn.append(log_mel(samples).astype(np.float16))
         np.save(folder / f"{piece}.features.npy", np.concatenate(drawn))
         np.save(done, labels)
         note(f"windows: piece {piece + 1} of {n_pieces}, {time.perf_counter() - started:.0f} s")
@@ -166,9 +170,7 @@ def batch_rows(n: int, step: int, seed: int) -> np.ndarray:
     return np.sort(order[number * BATCH : (number + 1) * BATCH])
 
 
-def judge_instruments(
-    presence: Presence, features: Features, audio_root: Path, fold: str
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def judge_instruments(presence: Presence, audio_root: Path, fold: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Of each track without a voice: where its windows start in seconds, and their logits."""
     judged = []
     for track in list_tracks(audio_root, fold):
@@ -178,7 +180,7 @@ def judge_instruments(
         if len(samples) < MIN_TRACK_S * RATE_HZ:
             continue
         starts, windows = cut_windows(samples)
-        parts = [presence.frame_logits(features(windows[i : i + 8]), torch_matmul) for i in range(0, len(windows), 8)]
+        parts = [presence.frame_logits(log_mel(windows[i : i + 8])) for i in range(0, len(windows), 8)]
         judged.append((starts / RATE_HZ, np.concatenate(parts)))
     return judged
 
@@ -186,8 +188,12 @@ def judge_instruments(
 def choose_threshold(presence: Presence, judged: list[tuple[np.ndarray, np.ndarray]]) -> Presence:
     """The lowest threshold at which `LEAST_ABSTAINING` of the tracks without a voice abstain: it misses no more."""
 
+    def voiced_s(candidate: Presence, start_s: np.ndarray, logits: np.ndarray) -> float:
+        kept = windows_with_voice(window_evidence(logits), candidate.threshold)
+        return time_with_voice(start_s[kept], [candidate.voiced_frames(logits[kept])], candidate.frame_s)
+
     def abstaining(candidate: Presence) -> float:
-        return float(np.mean([track_voice_s(candidate, *track) < MIN_VOICE_S for track in judged]))
+        return float(np.mean([voiced_s(candidate, *track) < MIN_VOICE_S for track in judged]))
 
     candidates = [replace(presence, threshold=float(threshold)) for threshold in np.arange(-3, 6, 0.125)]
     return next(c for c in candidates if abstaining(c) >= LEAST_ABSTAINING)
@@ -199,24 +205,17 @@ def note(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model_dir", type=Path, help="the encoder's directory: its features, and where to write")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the network to write, .npz")
     parser.add_argument("--audio", type=Path, default=DEFAULT_AUDIO)
     parser.add_argument("--pools", type=Path, default=DEFAULT_POOLS)
     parser.add_argument("--beds", nargs="+", default=["accompaniment", "music"], help="pools without voices")
-    parser.add_argument(
-        "--work", type=Path, default=Path.home() / ".cache/likeness-train/presence", help="drawn windows"
-    )
-    parser.add_argument("--out", type=Path, help="another folder to write to")
+    parser.add_argument("--work", type=Path, default=DEFAULT_WORK, help="drawn windows")
     parser.add_argument("--windows", type=int, default=16_000)
     parser.add_argument("--epochs", type=float, default=40)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
-    features, hop, n_mels = load_features(options.model_dir)
-    if hop * STRIDE != FRAME:
-        sys.exit(f"{options.model_dir}: features step {hop} samples; labels are made for {FRAME // STRIDE}")
-
     build_recorded(options.audio, options.pools)
     heard = load_pools(options.audio, options.pools, options.beds)
     n_pieces = -(-options.windows // PIECE)
@@ -225,27 +224,21 @@ def main() -> None:
         "beds": {name: len(Pool(options.pools / name).clips) for name in options.beds},
         "voices": {name: len(heard.voices[name].clips) for name in VOICES},
     }
-    hyperparams = (options.model_dir / "hyperparams.yaml").read_bytes()
-    digest = hashlib.sha256(json.dumps([drawn_from, hop, n_mels]).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(json.dumps([drawn_from, HOP, N_MELS]).encode()).hexdigest()[:12]
     folder = options.work / f"windows-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
-    draw_pieces(heard, features, n_mels, n_pieces, options.seed, folder)
+    draw_pieces(heard, n_pieces, options.seed, folder)
 
-    network = Network(n_mels)
+    network = Network(N_MELS)
     loss = train(network, folder, n_pieces, options.epochs, options.seed)
-    trained = drawn_from | {
-        "windows": n_pieces * PIECE,
-        "epochs": options.epochs,
-        "loss": round(loss, 4),
-        "hyperparams_sha256": hashlib.sha256(hyperparams).hexdigest(),
-    }
-    weights, biases = network.folded()
-    presence = Presence(weights, biases, 0.0, FRAME / RATE_HZ, n_mels, trained)
-    out = options.out or options.model_dir
-    write_presence(out, presence)  # kept, should what follows be cut
+    trained = drawn_from | {"windows": n_pieces * PIECE, "epochs": options.epochs, "loss": round(loss, 4)}
+    presence = Presence(*network.folded(), 0.0, FRAME / RATE_HZ, N_MELS, trained)
+    write_presence(options.out, presence)  # kept, should what follows be cut
     note("judging the instruments of fold A")
-    presence = choose_threshold(presence, judge_instruments(presence, features, options.audio, "A"))
-    print(f"{write_presence(out, presence)}: threshold {presence.threshold:g}")
+    presence = choose_threshold(presence, judge_instruments(presence, options.audio, "A"))
+    write_presence(options.out, presence)
+    digest = hashlib.sha256(options.out.read_bytes()).hexdigest()
+    print(f"{options.out}: threshold {presence.threshold:g}, sha256 {digest} (WEIGHTS_SHA256 of embeddings.presence)")
 
 
 if __name__ == "__main__":

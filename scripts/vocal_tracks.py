@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +16,6 @@ SPOKEN_STRANGERS_STEP = 4
 
 #: As the product cuts.
 WINDOW = 4 * RATE_HZ
-
-Features = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -69,30 +66,3 @@ def cut_windows(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     n = min(len(samples), WINDOW)
     starts = np.unique(np.append(np.arange(0, len(samples) - n + 1, WINDOW // 2), len(samples) - n))
     return starts, np.stack([samples[start : start + n] for start in starts])
-
-
-def torch_matmul(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """`np.matmul` on torch's threads."""
-    import torch
-
-    product: np.ndarray = torch.matmul(torch.from_numpy(left), torch.from_numpy(right)).numpy()
-    return product
-
-
-def load_features(model_dir: Path) -> tuple[Features, int, int]:
-    """MODEL_DIR's features: a function of (n, n_samples) float32, the samples of a step, the bands."""
-    from embeddings.torchaudio_compat import import_torchaudio
-
-    import_torchaudio()
-    import torch
-    from hyperpyyaml import load_hyperpyyaml
-
-    with (model_dir / "hyperparams.yaml").open(encoding="utf-8") as lines:
-        fbank = load_hyperpyyaml(lines)["compute_features"].eval()
-
-    def features(samples: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            found: np.ndarray = fbank(torch.from_numpy(samples)).numpy()
-        return found
-
-    return features, int(fbank.compute_STFT.hop_length), int(fbank.compute_fbanks.n_mels)

@@ -283,7 +283,7 @@ class Trial:
         number, self._n_artists = self._n_artists, self._n_artists + 1
         name = f"New artist {number}"
         paths = [
-            str(self._write_piece(self.folder / name / f"{i}.wav", number, 0.71 * number + 3.0 * i, 5.0))
+            str(self._write_piece(self.folder / name / f"{i}.wav", number, 0.71 * number + 3.0 * i, 9.0))
             for i in range(2)
         ]
         command = ["enroll", name, *paths, "--consent", CONSENT, "--json"]

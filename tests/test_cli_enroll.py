@@ -175,7 +175,7 @@ def test_what_cannot_be_used_is_skipped_and_named(cli):
 
     assert result.exit_code == 3
     assert {Path(r["path"]).name: (r["outcome"], r["reason"]) for r in json.loads(result.stdout)} == {
-        good.name: ("enrolled", "5.9 s of voice in 2 windows"),
+        good.name: ("enrolled", "6.0 s of voice in 2 windows"),
         "text.wav": ("invalid", "not audio, or of a format that Likeness cannot read; no decoder recognises it"),
         "noise.wav": ("too_little_voice", "0.0 s of voice found, at least 1.5 s is needed; is this the vocal stem?"),
         "gone.wav": ("invalid", "there is no such file"),

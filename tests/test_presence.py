@@ -7,10 +7,11 @@ from embeddings.presence import (
     FIRST_RESIDUAL,
     HANGOVER_S,
     LAYERS,
-    PRESENCE,
     Presence,
+    built_in_presence,
     load_presence,
-    track_voice_s,
+    log_mel,
+    time_with_voice,
     window_evidence,
     windows_with_voice,
     write_presence,
@@ -114,32 +115,67 @@ def test_a_window_is_judged_by_its_neighbours_alone():
         assert part[reach] == whole[at]
 
 
-def test_voice_of_a_track_counts_overlaps_once_and_only_windows_that_have_one():
-    presence = make_presence()
-    logits = np.full((4, 63), -1, np.float32)
-    logits[:2] = 3  # 0 to 4 s, 2 to 6 s
-    logits[2, 30] = 3  # 4 to 8 s: too little of it
+def test_overlaps_are_counted_once():
+    voiced = np.zeros((3, 63), np.bool_)
+    voiced[:2] = True  # 0 to 4 s, 2 to 6 s
+    voiced[2, 40:] = True  # of 4 to 8 s
 
-    assert track_voice_s(presence, np.array([0.0, 2.0, 4.0, 6.0]), logits) == pytest.approx((31 + 63) * FRAME_S)
-    assert track_voice_s(presence, np.array([4.0, 6.0]), logits[2:]) == 0
-    assert track_voice_s(presence, np.empty(0), np.empty((0, 63), np.float32)) == 0
+    start_s = np.array([0.0, 2.0, 4.0])
+    assert time_with_voice(start_s, [voiced[:1], voiced[1:]], FRAME_S) == pytest.approx((31 + 63 + 23) * FRAME_S)
+    assert time_with_voice(start_s[2:], [voiced[2:]], FRAME_S) == pytest.approx(23 * FRAME_S)
+    assert time_with_voice(np.empty(0), [], FRAME_S) == 0
+
+
+@pytest.mark.parametrize("n_samples", [64_000, 27_200, 8000, 300])
+def test_features_are_those_of_speechbrain(n_samples):
+    from embeddings.torchaudio_compat import import_torchaudio
+
+    import_torchaudio()
+    import torch
+    from speechbrain.lobes.features import Fbank
+
+    rng = np.random.default_rng(0)
+    samples = rng.normal(0, 0.1, (3, n_samples)).astype(np.float32)
+    samples[1] *= np.linspace(0, 1, n_samples) ** 8  # silence falls below the range of the loudest
+    samples[2] = 0
+    with torch.inference_mode():
+        expected = Fbank(n_mels=80, hop_length=16)(torch.from_numpy(samples)).numpy()
+
+    features = log_mel(samples)
+
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, expected, atol=2e-3)
+
+
+def test_the_built_in_network_is_the_one_that_was_released():
+    presence = built_in_presence()
+
+    assert presence.frame_s == FRAME_S
+    assert presence.trained["windows"] == 16_000
+
+
+def test_another_file_in_its_place_is_damaged(tmp_path):
+    path = tmp_path / "other.npz"
+    write_presence(path, make_presence())
+    with pytest.raises(ModelDamaged, match=r"its sha256 is not aa.*install Likeness again"):
+        load_presence(path, "aa")
 
 
 def test_what_is_written_is_read_back(tmp_path):
-    presence = make_presence()
+    presence, path = make_presence(), tmp_path / "x.npz"
 
-    path = write_presence(tmp_path, presence)
+    write_presence(path, presence)
 
-    found = load_presence(tmp_path)
-    assert path == tmp_path / PRESENCE
+    found = load_presence(path)
     for kept, read in zip((*presence.weights, *presence.biases), (*found.weights, *found.biases), strict=True):
         np.testing.assert_array_equal(kept, read)
     settings = (found.threshold, found.frame_s, found.n_mels, found.trained)
     assert settings == (0.5, FRAME_S, N_MELS, {"windows": 3})
 
 
-def test_a_directory_without_one_has_none(tmp_path):
-    assert load_presence(tmp_path) is None
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ModelDamaged, match=r"gone.npz: no vocal presence network"):
+        load_presence(tmp_path / "gone.npz")
 
 
 def change(path, **values):
@@ -161,16 +197,18 @@ def change(path, **values):
     ],
 )
 def test_a_damaged_file_is_named_with_its_fault(tmp_path, values, reason):
-    path = write_presence(tmp_path, make_presence())
+    path = tmp_path / "x.npz"
+    write_presence(path, make_presence())
     change(path, **values)
 
-    with pytest.raises(ModelDamaged, match=rf"{PRESENCE}: no vocal presence network \(.*{reason}"):
-        load_presence(tmp_path)
+    with pytest.raises(ModelDamaged, match=rf"x.npz: no vocal presence network \(.*{reason}"):
+        load_presence(path)
 
 
 def test_a_truncated_file_is_damaged(tmp_path):
-    path = write_presence(tmp_path, make_presence())
+    path = tmp_path / "x.npz"
+    write_presence(path, make_presence())
     path.write_bytes(path.read_bytes()[:-200])
 
     with pytest.raises(ModelDamaged, match=r"no vocal presence network"):
-        load_presence(tmp_path)
+        load_presence(path)
