@@ -89,7 +89,8 @@ class SpeechBrainEncoder:
     Raises
     ------
     ModelError
-        What `find_model` raises, or the model does not load or gives no vector; or bfloat16 is asked of a model that
+        What `find_model` raises, or the model does not load, listens at another rate than 16 kHz, or gives no vector;
+        or bfloat16 is asked of a model that
         the fast forward does not fit.
     """
 
@@ -112,7 +113,8 @@ class SpeechBrainEncoder:
         self.rate_hz = int(model.hparams.sample_rate)
         if self.rate_hz != presence.RATE_HZ:
             raise ModelError(
-                f"{source}: it listens at {self.rate_hz} Hz; voice is looked for at {presence.RATE_HZ} only"
+                f"{source}: it listens at {self.rate_hz} Hz, and voice is looked for at {presence.RATE_HZ} only; use "
+                "an encoder for that rate"
             )
         presence.built_in_presence()  # where its file is damaged, say so now and not at the first recording
         self.window_s, self.hop_s = WINDOW_S, HOP_S

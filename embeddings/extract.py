@@ -20,7 +20,7 @@ class Encoder(Protocol):
 
     encoder_id: str
     dim: int
-    rate_hz: int
+    rate_hz: int  #: 16,000: voice is looked for at no other
     window_s: float
     hop_s: float
 

@@ -1,7 +1,7 @@
 """Is a voice heard? A small network on log-mel features, in numpy, and what follows from its answer.
 
-It judges every 64 ms from about a second around it. Its weights and how they were made: `scripts/train_presence.py`. It
-has features of its own, those of the built-in encoder, and serves every encoder.
+It judges every 64 ms from about a second before and after. Its weights and how they were made:
+`scripts/train_presence.py`. It has features of its own, the same as the built-in encoder's, and serves every encoder.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from zipfile import BadZipFile
 
@@ -24,7 +25,7 @@ from threadpoolctl import ThreadpoolController
 from embeddings.errors import ModelDamaged
 
 WEIGHTS = Path(__file__).parent / "vocal_presence.npz"
-WEIGHTS_SHA256 = "12b1ef0751683a8b2d2cf3d0cf054bfc75275ba94a0ceb3de8268c9bb9cf8fd2"
+WEIGHTS_SHA256 = "7a7a8ab982d838859d03c6d0f1bd8c1311493e7c7afff34e4e50890f3b3351df"
 FORMAT = 1
 
 RATE_HZ = 16_000
@@ -36,9 +37,16 @@ STRIDE = 4  #: feature frames to a judged frame
 LAYERS = ((5, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (3, 1, 4), (3, 1, 8))
 FIRST_RESIDUAL = 3  #: from this layer on the input is added to the output
 
+FRAME_S = STRIDE * HOP / RATE_HZ  #: from one judged frame to the next
+
+FLOOR_DB = -60.0  #: dBFS (RMS of the loudest frame) below which a window is silent
+RANGE_DB = 35.0  #: dB below the recent peak from which a window is silent: bleed into a pause is nobody's performance
+RELEASE_DB_PER_S = 1.0  #: dB per second by which the recent peak is forgotten: a quiet verse follows a loud chorus
+SILENT = -np.inf  #: evidence of a silent window
+
 EVIDENCE_SHARE = 0.2  #: a window's evidence is the logit that this share of its frames reaches
-#: Windows in a row whose evidence is averaged, 16 s. One window deceives: at the same instruments left alone, songs at
-#: 0 dB missed on fold A are 28 % with 1, 22 % with 5, 19 % with 7; longer, a short verse in a long piece would be lost.
+#: Windows in a row whose evidence is averaged, 16 s. One window deceives: instruments now and then sound like a voice
+#: for some seconds. Longer, a short verse in a long piece would be lost.
 CONTEXT = 7
 FRAME_MARGIN = 1.0  #: by which the logit of a voiced frame in a window that is kept may be below the threshold
 HANGOVER_S = 0.4  #: seconds around voiced frames that are voice too: consonants, breaths, short pauses
@@ -55,23 +63,17 @@ class Presence:
     biases : tuple of (n_out,) float32
     threshold : float
         Mean evidence of neighbouring windows from which on they have a voice; see `windows_with_voice`.
-    frame_s : float
-        Seconds from one judged frame to the next.
-    n_mels : int
-        Bands of the features.
     trained : dict
-        What it was trained with, for the card.
+        What it was trained with.
     """
 
     weights: tuple[np.ndarray, ...]
     biases: tuple[np.ndarray, ...]
     threshold: float
-    frame_s: float
-    n_mels: int
     trained: dict[str, Any]
 
     def __post_init__(self) -> None:
-        sizes = [self.n_mels, *(bias.size for bias in self.biases)]
+        sizes = [N_MELS, *(bias.size for bias in self.biases)]
         kernels = [*(kernel for kernel, _, _ in LAYERS), 1]
         expected = [(kernel * n_in, n_out) for kernel, n_in, n_out in zip(kernels, sizes, sizes[1:], strict=False)]
         found = [weight.shape for weight in self.weights]
@@ -83,7 +85,7 @@ class Presence:
 
         Parameters
         ----------
-        features : (n, n_frames, n_mels) float32
+        features : (n, n_frames, `N_MELS`) float32
             dB, as `log_mel` gives them. Only levels relative to the loudest of the window count.
 
         Returns
@@ -91,8 +93,8 @@ class Presence:
         (n, ceil(n_frames / STRIDE)) float32
             The higher, the likelier a voice.
         """
-        if features.ndim != 3 or features.shape[2] != self.n_mels or not features.size:
-            raise ValueError(f"features must be (n, n_frames, {self.n_mels}), not {features.shape}")
+        if features.ndim != 3 or features.shape[2] != N_MELS or not features.size:
+            raise ValueError(f"features must be (n, n_frames, {N_MELS}), not {features.shape}")
         with _one_thread():
             x = (features - features.max(axis=(1, 2), keepdims=True)) / 20 + 2
             for number, (weight, bias) in enumerate(zip(self.weights[:-1], self.biases[:-1], strict=True)):
@@ -105,7 +107,7 @@ class Presence:
 
     def voiced_frames(self, logits: np.ndarray) -> np.ndarray:
         """(n, n_frames) bool: which frames of windows that are kept are voice; see `FRAME_MARGIN`, `HANGOVER_S`."""
-        reach = round(HANGOVER_S / self.frame_s)
+        reach = round(HANGOVER_S / FRAME_S)
         sure = np.pad(logits > self.threshold - FRAME_MARGIN, ((0, 0), (reach, reach)))
         voiced: np.ndarray = np.any(sliding_window_view(sure, 2 * reach + 1, axis=1), axis=-1)
         return voiced
@@ -119,46 +121,86 @@ def window_evidence(logits: np.ndarray) -> np.ndarray:
     return evidence
 
 
+def window_levels(samples: np.ndarray) -> np.ndarray:
+    """Level of the loudest frame of each of some windows: (n, n_samples) float32 to (n,) dBFS (RMS)."""
+    n_samples = STRIDE * HOP
+    whole = samples[:, : samples.shape[1] // n_samples * n_samples]
+    power = np.square(whole.reshape(len(samples), -1, n_samples)).mean(axis=2, dtype=np.float64).max(axis=1)
+    levels: np.ndarray = 10 * np.log10(power + 1e-20)
+    return levels
+
+
+def audible_windows(level_db: np.ndarray, start_s: np.ndarray, peak: float = -np.inf) -> tuple[np.ndarray, float]:
+    """Say which windows of a recording are not silent, see `FLOOR_DB` and `RANGE_DB`.
+
+    Parameters
+    ----------
+    level_db : (n,) float
+        Of `window_levels`, in time order; not all of the recording need be given at once.
+    start_s : (n,) float
+    peak : float
+        What this gave with the windows before.
+
+    Returns
+    -------
+    audible : (n,) bool
+    peak : float
+        Give it with the next windows.
+    """
+    forgotten_db = RELEASE_DB_PER_S * start_s
+    peaks = np.maximum.accumulate(np.append(peak, level_db + forgotten_db))
+    return level_db >= np.maximum(FLOOR_DB, peaks[1:] - forgotten_db - RANGE_DB), float(peaks[-1])
+
+
 def windows_with_voice(evidence: np.ndarray, threshold: float) -> np.ndarray:
     """Say which windows of a recording have a voice.
 
     Parameters
     ----------
     evidence : (n,) float
-        Of all windows in time order.
+        Of all windows in time order, `SILENT` of those.
     threshold : float
 
     Returns
     -------
     (n,) bool
         The window's own evidence is at least `threshold`, and so is the mean over some run of `CONTEXT` windows that it
-        is in (of all windows where there are fewer). It depends on `CONTEXT` - 1 windows at either side, no others.
+        is in (of all windows where there are fewer), silent ones left out. It depends on `CONTEXT` - 1 windows at
+        either side, no others.
     """
     if not len(evidence):
         return np.zeros(0, np.bool_)
     length = min(CONTEXT, len(evidence))
-    is_voice = sliding_window_view(evidence, length).mean(axis=1, dtype=np.float64) >= threshold
+    heard = np.isfinite(evidence)
+    sums = sliding_window_view(np.where(heard, evidence, 0), length).sum(axis=1, dtype=np.float64)
+    counts = sliding_window_view(heard, length).sum(axis=1)
+    is_voice = (counts > 0) & (sums >= threshold * counts)
     near_voice = np.any(sliding_window_view(np.pad(is_voice, length - 1), length), axis=-1)
     found: np.ndarray = near_voice & (evidence >= threshold)
     return found
 
 
-def time_with_voice(start_s: np.ndarray, voiced: Sequence[np.ndarray], frame_s: float) -> float:
-    """Seconds of voice in some windows of a recording, overlaps counted once.
+class VoiceClock:
+    """Counts the time with voice of windows that are given in time order, overlaps once, in bounded memory."""
 
-    Parameters
-    ----------
-    start_s : (n,) float
-        Where each window starts, in time order.
-    voiced : sequence of (m, n_frames) bool
-        Of `Presence.voiced_frames`: n rows in all.
-    frame_s : float
-    """
-    if not len(start_s):
-        return 0.0
-    rows = np.concatenate(voiced)
-    frames = np.rint(start_s / frame_s).astype(int)[:, None] + np.arange(rows.shape[1])
-    return len(np.unique(frames[rows])) * frame_s
+    def __init__(self) -> None:
+        self._n_frames = 0
+        self._recent = np.empty(0, np.int64)  # frames that a later window may count again
+
+    def add(self, start_s: np.ndarray, voiced: np.ndarray) -> None:
+        """Take windows that start at (n,) seconds, with (n, n_frames) bool of `Presence.voiced_frames`."""
+        if not len(start_s):
+            return
+        first = np.rint(start_s / FRAME_S).astype(np.int64)
+        new = np.setdiff1d((first[:, None] + np.arange(voiced.shape[1]))[voiced], self._recent)
+        self._n_frames += len(new)
+        recent = np.concatenate([self._recent, new])
+        self._recent = recent[recent >= first[-1]]
+
+    @property
+    def seconds(self) -> float:
+        """Voice heard until now."""
+        return self._n_frames * FRAME_S
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
@@ -198,10 +240,17 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
     return taper.astype(np.float32), np.maximum(0, 1 - distance).astype(np.float32)
 
 
-def _one_thread() -> AbstractContextManager[Any]:
-    """Keeps numpy's BLAS to one thread: the others of OpenBLAS wait by spinning, 80 ms a window beside other work."""
-    limit: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
-    return limit
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep the BLAS of this process to one thread: OpenBLAS's others wait by spinning, which is slow beside other work.
+
+    One at a time: two that overlapped would leave the limit behind.
+    """
+    with _lock, _blas().limit(limits=1, user_api="blas"):
+        yield
+
+
+_lock = Lock()
 
 
 @cache
@@ -233,30 +282,18 @@ def load_presence(path: Path, sha256: str | None = None) -> Presence:
             biases = tuple(np.ascontiguousarray(data[f"bias{i}"], np.float32) for i in range(n_layers))
         if not all(np.isfinite(array).all() for array in (*weights, *biases)):
             raise ValueError("weights are not finite")
-        return Presence(
-            weights,
-            biases,
-            float(card["threshold"]),
-            float(card["frame_s"]),
-            int(card["n_mels"]),
-            dict(card["trained"]),
-        )
+        return Presence(weights, biases, float(card["threshold"]), dict(card["trained"]))
     except (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile) as error:
         raise ModelDamaged(f"{path}: no vocal presence network ({error}); install Likeness again") from error
 
 
 def write_presence(path: Path, presence: Presence) -> None:
     """Write a network; the same one gives the same arrays and card."""
-    card = {
-        "format": FORMAT,
-        "threshold": presence.threshold,
-        "frame_s": presence.frame_s,
-        "n_mels": presence.n_mels,
-        "trained": presence.trained,
-    }
+    card = {"format": FORMAT, "threshold": presence.threshold, "trained": presence.trained}
     arrays = {f"weight{i}": weight for i, weight in enumerate(presence.weights)}
     arrays |= {f"bias{i}": bias for i, bias in enumerate(presence.biases)}
-    np.savez(path, allow_pickle=False, card=np.array(json.dumps(card, sort_keys=True)), **arrays)
+    with path.open("wb") as file:  # np.savez would add .npz to a path without
+        np.savez(file, allow_pickle=False, card=np.array(json.dumps(card, sort_keys=True)), **arrays)
 
 
 def _reached(x: np.ndarray, kernel: int, step: int, dilation: int) -> np.ndarray:

@@ -34,8 +34,8 @@ from embeddings.extract import Encoder, read_recording
 from embeddings.extract import End as End  # for those who receive it here
 from embeddings.limits import DEFAULT_LIMITS, PULSE_S, Limits, allow_processor_s, confine_process
 from embeddings.model_dir import find_model, load_calibration, load_cohort
-from embeddings.presence import built_in_presence
-from embeddings.vocals import CHUNK, MIN_RECORDING_S, Windows
+from embeddings.presence import built_in_presence, log_mel
+from embeddings.vocals import CHUNK, MIN_RECORDING_S, VocalWindows, Windows
 
 #: `spawn`, never `fork`: a forked child inherits torch's threads and the store's connections half alive.
 _SPAWN = multiprocessing.get_context("spawn")
@@ -130,11 +130,17 @@ class DecoderProcess(_Child):
         Of the encoder that the windows are for.
     limits : Limits
         What one recording may cost; set anew for each, apart from the memory.
+
+    Raises
+    ------
+    ValueError, ModelDamaged
+        As `VocalWindows` raises them.
     """
 
     _ROLE = "decoded it"
 
     def __init__(self, rate_hz: int, window_s: float, hop_s: float, limits: Limits = DEFAULT_LIMITS) -> None:
+        VocalWindows([], rate_hz, window_s, hop_s)  # says here what the child could say of no recording
         self._rate_hz, self._window_s, self._hop_s, self._limits = rate_hz, window_s, hop_s, limits
         self._pulse, theirs = _SPAWN.Pipe(duplex=False)
         os.set_blocking(self._pulse.fileno(), False)
@@ -380,7 +386,8 @@ def _decode_forever(
     _leave_interrupts_to_the_parent()
     with Path(os.devnull).open("wb") as nothing:  # decoders grumble there; a mistake of ours goes through the pipe
         os.dup2(nothing.fileno(), 2)
-    built_in_presence()  # its memory is not the recording's
+    # Before: what the network needs, and BLAS for its first product, is not the recording's.
+    built_in_presence().frame_logits(log_mel(np.zeros((8, 4 * rate_hz), np.float32)))
     confine_process(limits)
 
     def answers(path: Path) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:

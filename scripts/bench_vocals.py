@@ -4,7 +4,7 @@
     python scripts/bench_vocals.py --fold A                      # the figures to choose by
     python scripts/bench_vocals.py --fold A --presence FILE      # another network, of train_presence.py
 
-The learned one is the product's, `embeddings.vocals`; the hand-made one is what it took the place of.
+The learned one is the product's, `embeddings.presence`; the hand-made one is what it took the place of.
 
 The recordings are those of `vocal_tracks.py`. A track abstains when less than 1.5 s of voice is found, the limit under
 which `likeness` says nothing about it; tracks shorter than 2 s are left out. "voice kept" is the voiced time in the
@@ -31,17 +31,9 @@ from pathlib import Path
 import hand_made_detector
 import numpy as np
 from trial_audio import DEFAULT_AUDIO, RATE_HZ, active_samples, load_mono, render
-from vocal_tracks import SILENT_GROUPS, Track, cut_windows, list_tracks
+from vocal_tracks import SILENT_GROUPS, Track, cut_windows, judge_windows, list_tracks
 
-from embeddings.presence import (
-    WEIGHTS,
-    Presence,
-    load_presence,
-    log_mel,
-    time_with_voice,
-    window_evidence,
-    windows_with_voice,
-)
+from embeddings.presence import FRAME_S, WEIGHTS, Presence, VoiceClock, load_presence, log_mel, windows_with_voice
 from registry.verdict import MIN_VOICE_S
 
 MIN_TRACK_S = 2.0
@@ -70,26 +62,29 @@ def detect_by_hand(samples: np.ndarray) -> Outcome:
     voiced, evidence = hand_made_detector.judge_windows(samples, RATE_HZ, starts, windows.shape[1])
     kept = (voiced.mean(axis=1) >= hand_made_detector.MIN_PRESENCE) & (evidence >= hand_made_detector.MIN_EVIDENCE)
     scores = np.where(voiced.mean(axis=1) >= hand_made_detector.MIN_PRESENCE, evidence, 0)
-    return outcome(len(samples), starts, kept, scores, voiced, 1 / hand_made_detector.FRAMES_PER_S)
+    frames = np.arange(int(windows.shape[1] / RATE_HZ / FRAME_S) + 1) * FRAME_S * hand_made_detector.FRAMES_PER_S
+    voiced = voiced[:, np.minimum(frames.astype(int), voiced.shape[1] - 1)]
+    return as_outcome(len(samples), starts, kept, scores, voiced)
 
 
 def learned_detector(presence: Presence) -> Detector:
     def detect(samples: np.ndarray) -> Outcome:
         starts, windows = cut_windows(samples)
-        logits = np.concatenate([presence.frame_logits(log_mel(windows[i : i + 8])) for i in range(0, len(windows), 8)])
-        evidence = window_evidence(logits)
+        logits, evidence = judge_windows(presence, starts, windows)
         kept = windows_with_voice(evidence, presence.threshold)
-        return outcome(len(samples), starts, kept, evidence, presence.voiced_frames(logits), presence.frame_s)
+        return as_outcome(len(samples), starts, kept, evidence, presence.voiced_frames(logits))
 
     return detect
 
 
-def outcome(
-    n_samples: int, starts: np.ndarray, kept: np.ndarray, scores: np.ndarray, voiced: np.ndarray, frame_s: float
-) -> Outcome:
-    start_s = starts / RATE_HZ
-    voiced_s = time_with_voice(start_s[kept], [voiced[kept]], frame_s)
-    return Outcome(n_samples / RATE_HZ, kept, scores, voiced_s, time_with_voice(start_s, [voiced], frame_s))
+def as_outcome(n_samples: int, starts: np.ndarray, kept: np.ndarray, scores: np.ndarray, voiced: np.ndarray) -> Outcome:
+    duration_s = n_samples / RATE_HZ
+    seconds = []
+    for chosen in (kept, np.ones_like(kept)):
+        clock = VoiceClock()
+        clock.add(starts[chosen] / RATE_HZ, voiced[chosen])
+        seconds.append(min(duration_s, clock.seconds))
+    return Outcome(duration_s, kept, scores, *seconds)
 
 
 def figures(outcomes: list[Outcome]) -> dict[str, float]:

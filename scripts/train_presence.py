@@ -18,14 +18,14 @@ import hashlib
 import json
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from training.pools import Pool, build_recorded
-from training.presence_sounds import FRAME, N_FRAMES, VOICES, WINDOW, Heard, draw_window, load_pools
+from training.presence_sounds import N_FRAMES, VOICES, WINDOW, Heard, draw_window, load_pools
 from trial_audio import DEFAULT_AUDIO, RATE_HZ, render
-from vocal_tracks import SILENT_GROUPS, cut_windows, list_tracks
+from vocal_tracks import SILENT_GROUPS, cut_windows, judge_windows, list_tracks
 
 from embeddings.presence import (
     FIRST_RESIDUAL,
@@ -34,9 +34,8 @@ from embeddings.presence import (
     N_MELS,
     STRIDE,
     Presence,
+    VoiceClock,
     log_mel,
-    time_with_voice,
-    window_evidence,
     windows_with_voice,
     write_presence,
 )
@@ -170,8 +169,17 @@ def batch_rows(n: int, step: int, seed: int) -> np.ndarray:
     return np.sort(order[number * BATCH : (number + 1) * BATCH])
 
 
-def judge_instruments(presence: Presence, audio_root: Path, fold: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of each track without a voice: where its windows start in seconds, and their logits."""
+@dataclass(frozen=True)
+class Judged:
+    """A track without a voice: where its windows start in seconds, their logits, their evidence."""
+
+    start_s: np.ndarray
+    logits: np.ndarray
+    evidence: np.ndarray
+
+
+def judge_instruments(presence: Presence, audio_root: Path, fold: str) -> list[Judged]:
+    """Judge all tracks of a fold that have no voice."""
     judged = []
     for track in list_tracks(audio_root, fold):
         if track.group not in SILENT_GROUPS:
@@ -180,20 +188,20 @@ def judge_instruments(presence: Presence, audio_root: Path, fold: str) -> list[t
         if len(samples) < MIN_TRACK_S * RATE_HZ:
             continue
         starts, windows = cut_windows(samples)
-        parts = [presence.frame_logits(log_mel(windows[i : i + 8])) for i in range(0, len(windows), 8)]
-        judged.append((starts / RATE_HZ, np.concatenate(parts)))
+        judged.append(Judged(starts / RATE_HZ, *judge_windows(presence, starts, windows)))
     return judged
 
 
-def choose_threshold(presence: Presence, judged: list[tuple[np.ndarray, np.ndarray]]) -> Presence:
+def choose_threshold(presence: Presence, judged: list[Judged]) -> Presence:
     """The lowest threshold at which `LEAST_ABSTAINING` of the tracks without a voice abstain: it misses no more."""
 
-    def voiced_s(candidate: Presence, start_s: np.ndarray, logits: np.ndarray) -> float:
-        kept = windows_with_voice(window_evidence(logits), candidate.threshold)
-        return time_with_voice(start_s[kept], [candidate.voiced_frames(logits[kept])], candidate.frame_s)
+    def voiced_s(candidate: Presence, track: Judged) -> float:
+        kept, clock = windows_with_voice(track.evidence, candidate.threshold), VoiceClock()
+        clock.add(track.start_s[kept], candidate.voiced_frames(track.logits[kept]))
+        return clock.seconds
 
     def abstaining(candidate: Presence) -> float:
-        return float(np.mean([voiced_s(candidate, *track) < MIN_VOICE_S for track in judged]))
+        return float(np.mean([voiced_s(candidate, track) < MIN_VOICE_S for track in judged]))
 
     candidates = [replace(presence, threshold=float(threshold)) for threshold in np.arange(-3, 6, 0.125)]
     return next(c for c in candidates if abstaining(c) >= LEAST_ABSTAINING)
@@ -232,7 +240,7 @@ def main() -> None:
     network = Network(N_MELS)
     loss = train(network, folder, n_pieces, options.epochs, options.seed)
     trained = drawn_from | {"windows": n_pieces * PIECE, "epochs": options.epochs, "loss": round(loss, 4)}
-    presence = Presence(*network.folded(), 0.0, FRAME / RATE_HZ, N_MELS, trained)
+    presence = Presence(*network.folded(), 0.0, trained)
     write_presence(options.out, presence)  # kept, should what follows be cut
     note("judging the instruments of fold A")
     presence = choose_threshold(presence, judge_instruments(presence, options.audio, "A"))

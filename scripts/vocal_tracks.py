@@ -9,6 +9,8 @@ import numpy as np
 from make_trials import TrialSet, build_trials
 from trial_audio import RATE_HZ, AudioItem
 
+from embeddings.presence import SILENT, Presence, audible_windows, log_mel, window_evidence, window_levels
+
 #: Groups without a voice.
 SILENT_GROUPS = ("instrumental", "music")
 #: Every n-th of the strangers who speak: there are 740 of a fold, more than of all else.
@@ -66,3 +68,10 @@ def cut_windows(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     n = min(len(samples), WINDOW)
     starts = np.unique(np.append(np.arange(0, len(samples) - n + 1, WINDOW // 2), len(samples) - n))
     return starts, np.stack([samples[start : start + n] for start in starts])
+
+
+def judge_windows(presence: Presence, starts: np.ndarray, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and evidence of all windows of a recording, of `cut_windows`, as the product has them."""
+    logits = np.concatenate([presence.frame_logits(log_mel(windows[i : i + 8])) for i in range(0, len(windows), 8)])
+    audible, _ = audible_windows(window_levels(windows), starts / RATE_HZ)
+    return logits, np.where(audible, window_evidence(logits), SILENT)

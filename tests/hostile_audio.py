@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from embeddings import workers
+
 FLAC_BLOCK = 65535  # samples of a block, the most there can be
 
 
@@ -161,6 +163,11 @@ def hang_up(connection: Connection, *_: Any) -> None:
     os.read(connection.fileno(), 2**16)
     connection.close()
     time.sleep(60)
+
+
+def decode_at_another_rate(connection: Connection, pulse: Connection, rate_hz: int, *rest: Any) -> None:
+    """Decode as ours does, but at a rate at which no voice can be looked for."""
+    workers._decode_forever(connection, pulse, rate_hz + 1, *rest)
 
 
 def work_for_ever(connection: Connection, pulse: Connection, *_: Any) -> None:

@@ -293,6 +293,28 @@ def test_loading_writes_nothing_anywhere(copy, tmp_path, monkeypatch):
 
 
 @model
+def test_a_model_that_listens_at_another_rate_is_refused(copy):
+    yaml = (copy / "hyperparams.yaml").read_text()
+    (copy / "hyperparams.yaml").write_text(yaml.replace("sample_rate: 16000", "sample_rate: 8000"))
+
+    with pytest.raises(
+        ModelError, match="it listens at 8000 Hz, and voice is looked for at 16000 only; use an encoder for that rate"
+    ):
+        SpeechBrainEncoder(copy, trusted=[model_digest(copy)])
+
+
+@model
+def test_a_damaged_presence_network_is_said_when_the_encoder_is_loaded(copy, monkeypatch):
+    def damaged() -> None:
+        raise ModelDamaged("vocal_presence.npz: no vocal presence network")
+
+    monkeypatch.setattr("embeddings.presence.built_in_presence", damaged)
+
+    with pytest.raises(ModelDamaged, match=r"vocal_presence\.npz"):
+        SpeechBrainEncoder(copy, trusted=[model_digest(copy)])
+
+
+@model
 def test_a_model_that_names_its_hub_id_loads_offline(house, windows, copy, monkeypatch):
     """As the published models do: without care, a local copy of one still calls the hub."""
     yaml = (copy / "hyperparams.yaml").read_text()

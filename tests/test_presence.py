@@ -1,24 +1,29 @@
+from threading import Thread
+
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from embeddings.errors import ModelDamaged
 from embeddings.presence import (
     CONTEXT,
     FIRST_RESIDUAL,
+    FRAME_S,
     HANGOVER_S,
     LAYERS,
+    N_MELS,
+    SILENT,
     Presence,
+    VoiceClock,
+    audible_windows,
     built_in_presence,
     load_presence,
     log_mel,
-    time_with_voice,
     window_evidence,
+    window_levels,
     windows_with_voice,
     write_presence,
 )
-
-N_MELS = 80
-FRAME_S = 0.064
 
 
 def make_presence(seed=0, n_channels=5, threshold=0.5):
@@ -26,7 +31,7 @@ def make_presence(seed=0, n_channels=5, threshold=0.5):
     sizes = [(kernel * (n_channels if i else N_MELS), n_channels) for i, (kernel, _, _) in enumerate(LAYERS)]
     weights = [rng.normal(0, size[0] ** -0.5, size).astype(np.float32) for size in [*sizes, (n_channels, 1)]]
     biases = [rng.normal(0, 0.1, weight.shape[1]).astype(np.float32) for weight in weights]
-    return Presence(tuple(weights), tuple(biases), threshold, FRAME_S, N_MELS, {"windows": 3})
+    return Presence(tuple(weights), tuple(biases), threshold, {"windows": 3})
 
 
 def make_features(n, n_frames, seed=1):
@@ -115,15 +120,52 @@ def test_a_window_is_judged_by_its_neighbours_alone():
         assert part[reach] == whole[at]
 
 
-def test_overlaps_are_counted_once():
+@pytest.mark.parametrize("sizes", [[3], [1, 1, 1], [2, 1], [1, 2]])
+def test_overlaps_are_counted_once_however_windows_are_given(sizes):
     voiced = np.zeros((3, 63), np.bool_)
     voiced[:2] = True  # 0 to 4 s, 2 to 6 s
-    voiced[2, 40:] = True  # of 4 to 8 s
+    voiced[2, :10] = voiced[2, 40:] = True  # of 3 to 7 s
+    start_s, clock, at = np.array([0.0, 2.0, 3.0]), VoiceClock(), 0
 
-    start_s = np.array([0.0, 2.0, 4.0])
-    assert time_with_voice(start_s, [voiced[:1], voiced[1:]], FRAME_S) == pytest.approx((31 + 63 + 23) * FRAME_S)
-    assert time_with_voice(start_s[2:], [voiced[2:]], FRAME_S) == pytest.approx(23 * FRAME_S)
-    assert time_with_voice(np.empty(0), [], FRAME_S) == 0
+    for size in sizes:
+        clock.add(start_s[at : at + size], voiced[at : at + size])
+        at += size
+
+    assert clock.seconds == pytest.approx((47 + 63) * FRAME_S)  # frames 0 to 93, and 94 to 109 of the last
+
+
+def test_no_windows_are_no_time():
+    clock = VoiceClock()
+    clock.add(np.empty(0), np.empty((0, 63), np.bool_))
+    assert clock.seconds == 0
+
+
+def test_the_level_of_a_window_is_that_of_its_loudest_frame():
+    samples = np.zeros((2, 64_000), np.float32)
+    samples[0, 2048:3072] = 0.1
+    np.testing.assert_allclose(window_levels(samples), [-20, -200], atol=1e-4)
+
+
+def test_windows_far_below_the_recent_peak_are_silent_until_it_is_forgotten():
+    start_s = np.arange(10) * 10.0
+    level_db = np.array([-50, -61, -10, -46, -44, -64, -46, -46, -46, -90])
+
+    audible, peak = audible_windows(level_db, start_s)
+
+    assert audible.tolist() == [True, False, True, True, True, False, True, True, True, False]
+    first, carried = audible_windows(level_db[:4], start_s[:4])
+    rest, last = audible_windows(level_db[4:], start_s[4:], carried)
+    assert ([*first, *rest], last) == (audible.tolist(), peak)
+    assert not audible_windows(np.array([-10.0, -46.0]), np.array([0.0, 0.5]))[0][1]
+
+
+def test_silent_windows_say_nothing_of_their_neighbours():
+    evidence = np.full(20, SILENT)
+    evidence[9] = 0.5
+
+    assert np.flatnonzero(windows_with_voice(evidence, 0.4)).tolist() == [9]
+    assert not windows_with_voice(evidence, 0.6).any()
+    assert not windows_with_voice(np.full(20, SILENT), -9).any()
 
 
 @pytest.mark.parametrize("n_samples", [64_000, 27_200, 8000, 300])
@@ -147,10 +189,22 @@ def test_features_are_those_of_speechbrain(n_samples):
     np.testing.assert_allclose(features, expected, atol=2e-3)
 
 
+def test_threads_leave_no_limit_behind():
+    features, before = make_features(2, 251), [pool["num_threads"] for pool in threadpool_info()]
+    presence = make_presence()
+    threads = [Thread(target=lambda: [presence.frame_logits(features) for _ in range(20)]) for _ in range(3)]
+
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [pool["num_threads"] for pool in threadpool_info()] == before
+
+
 def test_the_built_in_network_is_the_one_that_was_released():
     presence = built_in_presence()
 
-    assert presence.frame_s == FRAME_S
     assert presence.trained["windows"] == 16_000
 
 
@@ -169,8 +223,7 @@ def test_what_is_written_is_read_back(tmp_path):
     found = load_presence(path)
     for kept, read in zip((*presence.weights, *presence.biases), (*found.weights, *found.biases), strict=True):
         np.testing.assert_array_equal(kept, read)
-    settings = (found.threshold, found.frame_s, found.n_mels, found.trained)
-    assert settings == (0.5, FRAME_S, N_MELS, {"windows": 3})
+    assert (found.threshold, found.trained) == (0.5, {"windows": 3})
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))  # scripts import
 
 import torch
 import train_presence
-from train_presence import CHANNELS, Network, choose_threshold, train
+from train_presence import CHANNELS, Judged, Network, choose_threshold, train
 from training.pools import write_pool
 from training.presence_sounds import FRAME, N_FRAMES, VOICES, WINDOW, draw_window, load_pools
 from vocal_tracks import cut_windows
@@ -32,7 +32,7 @@ def test_the_written_network_answers_as_the_trained_one():
             module.weight.data.uniform_(-1, 2)
             module.bias.data.normal_(0, 0.2)
     network.eval()
-    presence = Presence(*network.folded(), 0.0, 0.064, N_MELS, {})
+    presence = Presence(*network.folded(), 0.0, {})
     features = np.random.default_rng(0).normal(-40, 15, (3, 251, N_MELS)).astype(np.float32)
 
     for n_frames in (251, 100, 7):
@@ -125,8 +125,8 @@ def test_windows_reach_the_end_of_a_track(n_samples, starts, width):
 def test_the_threshold_is_the_lowest_that_leaves_the_instruments_alone():
     sizes = [(kernel * (CHANNELS if i else N_MELS), CHANNELS) for i, (kernel, _, _) in enumerate(LAYERS)]
     weights = tuple(np.zeros(size, np.float32) for size in [*sizes, (CHANNELS, 1)])
-    presence = Presence(weights, tuple(np.zeros(w.shape[1], np.float32) for w in weights), 9.0, 0.064, N_MELS, {})
+    presence = Presence(weights, tuple(np.zeros(w.shape[1], np.float32) for w in weights), 9.0, {})
     levels = [5.0, 1.1, *[0.3] * 48]  # two of 50 may be taken for voices
-    judged = [(np.array([0.0]), np.full((1, 63), level, np.float32)) for level in levels]
+    judged = [Judged(np.array([0.0]), np.full((1, 63), level, np.float32), np.array([level])) for level in levels]
 
     assert choose_threshold(presence, judged).threshold == 0.375

@@ -597,8 +597,8 @@ def test_a_child_that_goes_away_is_not_waited_for(monkeypatch, good, target, arg
     decoder.close()
 
 
-def test_a_mistake_of_ours_is_named_as_one(make_decoder, good):
-    decoder = DecoderProcess(RATE_HZ + 1, 4.0, 2.0)  # of which no child can make frames
+def test_a_mistake_of_ours_is_named_as_one(monkeypatch, good):
+    decoder = lying(monkeypatch, hostile.decode_at_another_rate)
     decoder.start(good)
 
     with pytest.raises(
@@ -607,6 +607,11 @@ def test_a_mistake_of_ours_is_named_as_one(make_decoder, good):
         decoder.receive()
 
     decoder.close()
+
+
+def test_settings_that_no_child_can_work_with_are_refused_at_once():
+    with pytest.raises(ValueError, match="rate_hz 8000: voice is looked for at 16000 only"):
+        DecoderProcess(8000, 4.0, 2.0)
 
 
 # --- all of it ---

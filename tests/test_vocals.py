@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embeddings.presence import built_in_presence, log_mel, time_with_voice, window_evidence, windows_with_voice
+from embeddings.presence import (
+    SILENT,
+    VoiceClock,
+    audible_windows,
+    built_in_presence,
+    log_mel,
+    window_evidence,
+    window_levels,
+    windows_with_voice,
+)
 from embeddings.vocals import VocalWindows, Windows
 
 RATE_HZ = 16000
@@ -97,9 +106,10 @@ def test_a_recording_too_short_for_the_encoder_gives_none(blocks):
 
 @pytest.fixture(scope="module")
 def song() -> np.ndarray:
-    """Verses of two pitches between a rest, noise and a hum."""
+    """Verses of two pitches between a rest, noise, bleed and a hum."""
     hum = (0.1 * np.sin(2 * np.pi * 110 * seconds(25))).astype(np.float32)
-    return np.concatenate([sung(9), silence(7), sung(21.3, 262.0), noise(16), sung(3), hum, sung(14)])
+    rests = np.concatenate([silence(7), np.float32(0.001) * sung(8)])
+    return np.concatenate([sung(9), rests, sung(21.3, 262.0), noise(16), sung(3), hum, sung(14)])
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 32])
@@ -110,7 +120,7 @@ def test_how_the_stream_is_cut_changes_nothing(song, sizes, chunk):
     for a, b in zip(whole, pieces, strict=True):
         np.testing.assert_array_equal(a, b)
     assert (one.duration_s, one.voiced_s) == (many.duration_s, many.voiced_s)
-    assert 0 < len(whole.start_s) < 40
+    assert 0 < len(whole.start_s) < 44
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 32])
@@ -122,8 +132,11 @@ def test_windows_are_those_that_the_whole_recording_gives_at_once(song, duration
     cuts = np.stack([samples[start : start + n] for start in starts])
     presence = built_in_presence()
     logits = presence.frame_logits(log_mel(cuts))
-    kept = windows_with_voice(window_evidence(logits), presence.threshold)
+    audible, _ = audible_windows(window_levels(cuts), starts / RATE_HZ)
+    kept = windows_with_voice(np.where(audible, window_evidence(logits), SILENT), presence.threshold)
     voiced = presence.voiced_frames(logits)[kept]
+    clock = VoiceClock()
+    clock.add(starts[kept] / RATE_HZ, voiced)
     assert kept.any()
 
     selector = VocalWindows([samples], chunk=chunk)
@@ -134,7 +147,7 @@ def test_windows_are_those_that_the_whole_recording_gives_at_once(song, duration
     np.testing.assert_array_equal(windows.samples, cuts[kept])
     np.testing.assert_array_equal(windows.start_s, starts[kept] / RATE_HZ)
     np.testing.assert_allclose(windows.presence, voiced.mean(axis=1), atol=1e-6)
-    expected_s = min(len(samples) / RATE_HZ, time_with_voice(starts[kept] / RATE_HZ, [voiced], presence.frame_s))
+    expected_s = min(len(samples) / RATE_HZ, clock.seconds)
     assert (selector.duration_s, selector.voiced_s) == (len(samples) / RATE_HZ, pytest.approx(expected_s))
 
 
@@ -173,8 +186,9 @@ def brown(duration_s: float) -> np.ndarray:
 @pytest.mark.parametrize(
     "samples",
     [silence(30), noise(30), noise(30, 1e-4), brown(30), clicks(30), chord(30), np.full(480000, 0.3, np.float32)]
-    + [(0.3 * np.sin(2 * np.pi * hz * seconds(30))).astype(np.float32) for hz in (50, 110, 440, 3000)],
-    ids=["silence", "noise", "hiss", "brown", "clicks", "chord", "dc", "50", "110", "440", "3000"],
+    + [(0.3 * np.sin(2 * np.pi * hz * seconds(30))).astype(np.float32) for hz in (50, 110, 440, 3000)]
+    + [(1e-4 * sung(30)).astype(np.float32)],
+    ids=["silence", "noise", "hiss", "brown", "clicks", "chord", "dc", "50", "110", "440", "3000", "far-too-quiet"],
 )
 def test_what_is_no_voice_gives_no_window(samples):
     selector = VocalWindows([samples])
@@ -182,7 +196,19 @@ def test_what_is_no_voice_gives_no_window(samples):
     assert (selector.duration_s, selector.voiced_s) == (30.0, 0.0)
 
 
-@pytest.mark.parametrize("loudness", [1e-4, 1.0, 9.0])
+def test_bleed_far_below_the_voice_is_not_voice():
+    bleed = 0.05 * sung(8)
+    assert len(collect(VocalWindows([bleed])).start_s) == 3
+    assert collect(VocalWindows([np.concatenate([10 * sung(8), bleed])])).start_s.tolist() == [0, 2, 4, 6]
+
+
+def test_a_phrase_is_found_alone_and_in_the_silence_of_a_stem():
+    phrase = sung(2.5)
+    assert len(collect(VocalWindows([phrase])).start_s) == 1
+    assert collect(VocalWindows([np.concatenate([silence(20), phrase, silence(20)])])).start_s.tolist() == [18, 20]
+
+
+@pytest.mark.parametrize("loudness", [0.05, 1.0, 9.0])
 def test_a_voice_is_found_however_loud_it_is(loudness):
     assert len(collect(VocalWindows([(loudness * sung(12)).astype(np.float32)])).start_s) == 5
 
@@ -197,7 +223,7 @@ def test_an_hour_is_held_in_the_memory_of_a_minute(material):
     tracemalloc.stop()
     assert selector.duration_s == 3600
     assert n_windows == (0 if material is silence else 1799)
-    assert peak_bytes < 60e6  # an hour is 230 MB, its windows twice that
+    assert peak_bytes < 50e6  # an hour is 230 MB, its windows twice that
 
 
 @pytest.mark.parametrize(
@@ -206,13 +232,19 @@ def test_an_hour_is_held_in_the_memory_of_a_minute(material):
         ({"rate_hz": 22050}, "rate_hz 22050"),
         ({"hop_s": 0.0}, "0 < hop_s <= window_s"),
         ({"hop_s": 5.0}, "0 < hop_s <= window_s"),
-        ({"window_s": 0.25, "hop_s": 0.25}, "window_s 0.25"),
+        ({"window_s": 0.25, "hop_s": 0.25}, "window_s 0.25.*window_s >= 0.5"),
         ({"chunk": 0}, "chunk 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         VocalWindows([], **settings)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(value):
+    with pytest.raises(ValueError, match="not finite"):
+        list(VocalWindows([np.append(sung(1), np.float32(value))]))
 
 
 @pytest.mark.parametrize("block", [np.zeros((10, 2), np.float32), np.zeros(10, np.int16)], ids=["stereo", "int16"])
