@@ -29,6 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from embeddings.voice_mask import MaskedFbank, VoiceMask, beside
+
 #: exp(x), summed over an hour of frames and times a squared activation, is far from float32's end (e^88) below this.
 _LARGEST_EXPONENT = 60.0
 
@@ -150,6 +152,9 @@ class EcapaForward:
         from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
         from speechbrain.processing.features import InputNormalization
 
+        self._mask: VoiceMask | None = None
+        if type(compute_features) is MaskedFbank:
+            compute_features, self._mask = compute_features.fbank, compute_features.mask
         for module, expected in (
             (compute_features, Fbank),
             (mean_var_norm, InputNormalization),
@@ -228,8 +233,8 @@ class EcapaForward:
 
         Returns
         -------
-        (n, T, n_mels) float32
-            dB, not yet normalised, at most `top_db` below the loudest of the window.
+        (n, T, n_bands) float32
+            dB, not yet normalised, at most `top_db` below the loudest of the window; masked ones beside them.
         """
         n, n_samples = samples.shape
         half = self._n_fft // 2
@@ -246,7 +251,8 @@ class EcapaForward:
             squares = torch.view_as_real(spectrum).square_().flatten(2)
             mel = (squares @ self._mel).clamp_(min=self._amin).log10_().mul_(self._multiplier)
         mel -= self._multiplier * self._db_multiplier
-        return torch.maximum(mel, mel.amax((1, 2), keepdim=True) - self._top_db, out=mel)
+        torch.maximum(mel, mel.amax((1, 2), keepdim=True) - self._top_db, out=mel)
+        return mel if self._mask is None else beside(mel, self._mask(mel, self._dtype))
 
     @torch.inference_mode()
     def forward(self, features: Tensor) -> Tensor:

@@ -42,6 +42,8 @@ from training.sounds import Batch, Recipe, Sounds
 from training.teachers import Targets
 from trial_audio import DEFAULT_AUDIO
 
+from embeddings.voice_mask import FLOOR_DB, beside
+
 DEFAULT_POOLS = Path.home() / ".cache" / "likeness-train" / "pools"
 
 #: Persons of `train/` kept out of training to watch it: how many, clips of each, and the voice over music in dB.
@@ -59,6 +61,12 @@ class Config:
     ----------
     channels, dim, hop_ms, mask
         Of `training.network.Encoder`.
+    mask_weight : float
+        Of the mean |difference| in dB between the mask and the share of the voice in what is heard.
+    mask_steps : int
+        Steps before the others, in which the mask alone learns.
+    mask_lr : float
+        Learning rate of those steps.
     crop_s : float
         Seconds of a crop.
     batch, steps : int
@@ -78,6 +86,8 @@ class Config:
     start : str
         What to begin from, a checkpoint or a model directory; "" for nothing. Classes that are not those of the
         checkpoint begin where the encoder hears them (`Training.imprint`).
+    mask_start : str
+        A checkpoint whose mask is taken; "" for none.
     evaluate_every : int
         Steps between figures of the held-out persons.
     recipe : Recipe
@@ -86,7 +96,10 @@ class Config:
     channels: int = 256
     dim: int = 192
     hop_ms: int = 16
-    mask: bool = False
+    mask: int = 0
+    mask_weight: float = 1.0
+    mask_steps: int = 0
+    mask_lr: float = 2e-3
     crop_s: float = 2.56
     batch: int = 96
     steps: int = 4000
@@ -102,9 +115,19 @@ class Config:
     contrast_weight: float = 0.0
     average: float = 0.995
     start: str = ""
+    mask_start: str = ""
     evaluate_every: int = 500
     seed: int = 1
     recipe: Recipe = field(default_factory=lambda: Recipe({}, {}))
+
+    def encoder(self) -> Encoder:
+        """A new one."""
+        return Encoder(self.channels, self.dim, self.hop_ms, mask=self.mask)
+
+    @property
+    def all_steps(self) -> int:
+        """Steps of the mask alone, and of everything."""
+        return self.mask_steps + self.steps
 
     @property
     def pools(self) -> set[str]:
@@ -190,7 +213,7 @@ class Training:
         self.watch = Watch(pools, held_out, list(recipe.beds), device)
         self.targets = Targets(folder, config.teacher, pools) if config.teacher_weight else None
         torch.manual_seed(config.seed)
-        self.encoder = Encoder(config.channels, config.dim, config.hop_ms, mask=config.mask).to(device).train()
+        self.encoder = config.encoder().to(device).train()
         self.head = AngularMargin(config.dim, self.sounds.n_classes, n_centres=config.n_centres).to(device)
         self.to_teacher = torch.nn.Linear(config.dim, self.targets.dim if self.targets else 1).to(device)
         self.averaged = copy.deepcopy(self.encoder).eval()
@@ -200,15 +223,14 @@ class Training:
 
     def begin_from(self, path: Path) -> None:
         """Take the encoder of a model directory or of another training, and what else of the latter still fits."""
+        if self.config.mask_start:
+            self._take("mask", Path(self.config.mask_start))
         if path.is_dir():
-            self.encoder.net.load_state_dict(load_net(path))
+            self.encoder.take_net(load_net(path))
             self.averaged.load_state_dict(self.encoder.state_dict())
             self.imprint()
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        left = self.encoder.load_state_dict(state["averaged"], strict=False)
-        if left.unexpected_keys or any(not key.startswith("mask") for key in left.missing_keys):
-            raise ValueError(f"{path}: not of this encoder: {left}")
+        state = self._take("net", path)
         self.averaged.load_state_dict(self.encoder.state_dict())
         if state["persons"] == self.sounds.persons and state["speeds"] == list(self.config.recipe.speeds):
             self.head.begin_at(state["parts"]["1.centres"][0])
@@ -216,6 +238,19 @@ class Training:
             self.imprint()
         if state["parts"]["2.weight"].shape == self.to_teacher.weight.shape:
             self.to_teacher.load_state_dict({k: state["parts"][f"2.{k}"] for k in ("weight", "bias")})
+
+    def _take(self, part: str, path: Path) -> dict[str, Any]:
+        """Take the averaged net or mask of a checkpoint; returns the checkpoint."""
+        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        found = {k.removeprefix(f"{part}."): v for k, v in state["averaged"].items() if k.startswith(f"{part}.")}
+        try:
+            if part == "net":
+                self.encoder.take_net(found)
+            else:
+                self.encoder.get_submodule("mask").load_state_dict(found)
+        except (AttributeError, KeyError, RuntimeError) as error:
+            raise ValueError(f"{path}: not of this encoder: {error}") from error
+        return state
 
     @torch.no_grad()
     def imprint(self) -> None:
@@ -228,7 +263,7 @@ class Training:
         sums = torch.zeros(sounds.n_classes, config.dim, device=self.device)
         heard: list[Tensor] = []
         wanted: list[Tensor] = []
-        for step in range(config.steps, config.steps + IMPRINT_BATCHES):  # sounds that no step will draw
+        for step in range(config.all_steps, config.all_steps + IMPRINT_BATCHES):  # sounds that no step will draw
             batch = sounds.draw(config.seed, step, config.batch)
             vectors = self.averaged(batch.waves, self.dtype)
             sums.index_add_(0, batch.classes, F.normalize(vectors))
@@ -272,23 +307,14 @@ class Training:
     def advance(self) -> dict[str, float]:
         """One step; returns its losses."""
         config = self.config
-        warm = min(1, (self.step + 1) / max(1, config.warmup_steps))
-        fall = 0.5 * (1 + math.cos(math.pi * self.step / config.steps)) * 0.98 + 0.02
+        of_mask = self.step < config.mask_steps
+        step, n_steps = (self.step, config.mask_steps) if of_mask else (self.step - config.mask_steps, config.steps)
+        warm = min(1, (step + 1) / max(1, config.warmup_steps))
+        fall = 0.5 * (1 + math.cos(math.pi * step / n_steps)) * 0.98 + 0.02
         for group in self.optimiser.param_groups:
-            group["lr"] = config.lr * warm * fall
+            group["lr"] = (config.mask_lr if of_mask else config.lr) * warm * fall
         batch = self.sounds.draw(config.seed, self.step, config.batch)
-        vectors = self.encoder(batch.waves, self.dtype)
-        margin = config.margin * min(1, self.step / max(1, config.margin_steps))
-        loss, accuracy = self.head(vectors, batch.classes, margin)
-        figures = {"aam": loss, "accuracy": accuracy}
-        for name, weight, part in (
-            ("teacher", config.teacher_weight, self._teacher_loss),
-            ("consistency", config.consistency_weight, self._consistency_loss),
-            ("contrast", config.contrast_weight, self._contrast_loss),
-        ):
-            if weight:
-                figures[name] = part(vectors, batch)
-                loss = loss + weight * figures[name]
+        loss, figures = self._mask_losses(batch) if of_mask else self._losses(batch, step)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parts.parameters(), 5.0)
@@ -297,6 +323,38 @@ class Training:
         if self.step % 5 == 0:
             self._average()
         return {name: float(value.detach()) for name, value in figures.items()}
+
+    def _mask_losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        features = self.encoder.features(batch.waves)
+        loss = self._mask_loss(features, self.encoder.gain_db(features, self.dtype), batch)
+        return loss, {"mask_db": loss}
+
+    def _mask_loss(self, features: Tensor, gain_db: Tensor, batch: Batch) -> Tensor:
+        wanted = (self.encoder.features(batch.alone) - features).clamp(FLOOR_DB, 0)
+        return (gain_db - wanted).abs().mean()
+
+    def _losses(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        config = self.config
+        features, figures = self.encoder.features(batch.waves), {}
+        loss: Tensor = torch.zeros((), device=self.device)
+        if config.mask:
+            gain_db = self.encoder.gain_db(features, self.dtype)
+            figures["mask_db"] = self._mask_loss(features, gain_db, batch)
+            loss = loss + config.mask_weight * figures["mask_db"]
+            features = beside(features, gain_db)
+        vectors = self.encoder.embed(features, self.dtype)
+        margin = config.margin * min(1, step / max(1, config.margin_steps))
+        figures["aam"], figures["accuracy"] = self.head(vectors, batch.classes, margin)
+        loss = loss + figures["aam"]
+        for name, weight, part in (
+            ("teacher", config.teacher_weight, self._teacher_loss),
+            ("consistency", config.consistency_weight, self._consistency_loss),
+            ("contrast", config.contrast_weight, self._contrast_loss),
+        ):
+            if weight:
+                figures[name] = part(vectors, batch)
+                loss = loss + weight * figures[name]
+        return loss, figures
 
     def _targets_of(self, batch: Batch) -> tuple[list[int], Tensor]:
         """Rows of the batch for which the teacher says something, and what; none without a teacher."""
@@ -338,16 +396,16 @@ def train(training: Training, out: Path, *, save_every_s: float, until_s: float 
     sums: dict[str, float] = {}
     n = 0
     with (out / "log.jsonl").open("a", encoding="utf-8") as log:
-        while training.step < config.steps and time.monotonic() - began < until_s:
+        while training.step < config.all_steps and time.monotonic() - began < until_s:
             for name, value in training.advance().items():
                 sums[name] = sums.get(name, 0.0) + value
             n += 1
             step, now = training.step, time.monotonic()
-            if step % LOG_EVERY == 0 or step == config.steps:
+            if step % LOG_EVERY == 0 or step == config.all_steps:
                 line: dict[str, Any] = {"step": step, **{name: round(total / n, 4) for name, total in sums.items()}}
                 line["crops_per_s"] = round((step - began_step) * config.batch / (now - began), 1)
                 line["elapsed_s"] = round(now - began)
-                if step % config.evaluate_every == 0 or step == config.steps:
+                if step % config.evaluate_every == 0 or step == config.all_steps:
                     line |= training.watch.figures(training.averaged, training.dtype)
                 log.write(json.dumps(line) + "\n")
                 log.flush()
@@ -399,9 +457,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         training.begin_from(Path(config.start))
     if options.compile:
         training.encoder.run = torch.compile(training.encoder.run, dynamic=False)
-    print(f"{len(training.sounds.persons):,} persons, step {training.step} of {config.steps}", file=sys.stderr)
+        training.encoder.run_mask = torch.compile(training.encoder.run_mask, dynamic=False)
+    print(f"{len(training.sounds.persons):,} persons, step {training.step} of {config.all_steps}", file=sys.stderr)
     train(training, options.out, save_every_s=60 * options.save_every, until_s=60 * options.minutes)
-    if options.fold_a and training.step == config.steps:
+    if options.fold_a and training.step == config.all_steps:
         from training.fold_a import evaluate, open_fold
 
         def embed(samples: np.ndarray) -> np.ndarray:

@@ -63,8 +63,13 @@ def test_only_the_encoder_and_its_stand_in_import_torch_and_speechbrain():
         "embeddings.ecapa",  # the encoder's faster half
         "embeddings.encoder",
         "embeddings.torchaudio_compat",
+        "embeddings.voice_mask",  # a part of encoders
     }
-    assert importers_of("torch", "speechbrain") == {"embeddings.ecapa", "embeddings.encoder"}
+    assert importers_of("torch", "speechbrain") == {
+        "embeddings.ecapa",
+        "embeddings.encoder",
+        "embeddings.voice_mask",
+    }
     assert {module for module, names in IMPORTS.items() if "embeddings.ecapa.EcapaForward" in names} == {
         "embeddings.encoder"
     }

@@ -30,6 +30,8 @@ torch = pytest.importorskip("torch")
 from training import network, teachers  # noqa: E402 - they import torch
 from training.sounds import Recipe, Sounds  # noqa: E402
 
+from embeddings.voice_mask import FLOOR_DB, VoiceMask  # noqa: E402
+
 CPU = torch.device("cpu")
 
 
@@ -260,11 +262,32 @@ def test_the_forward_is_that_of_speechbrain(training: bool) -> None:
     assert all(torch.allclose(a.float(), b.float(), atol=1e-4) for a, b in followed if a.dtype.is_floating_point)
 
 
-def test_a_new_mask_lets_everything_through() -> None:
-    features = torch.randn(3, 50, network.N_MELS) * 15
-    features = features - features.mean(1, keepdim=True)
+def test_a_new_mask_lets_everything_through_and_a_trained_one_turns_down_at_most_20_db() -> None:
+    mask, features = VoiceMask(width=8), torch.randn(3, 50, network.N_MELS) * 15
 
-    assert torch.allclose(network.Mask()(features), features, atol=0.3)
+    assert mask(features).shape == features.shape
+    assert mask(features).min() > -0.4 and mask(features).max() < 0
+    mask.last.bias.data.fill_(50)
+    assert torch.allclose(mask(features), torch.full_like(features, FLOOR_DB))
+
+
+def test_a_mask_knows_no_loudness() -> None:
+    torch.manual_seed(0)
+    mask, features = VoiceMask(width=8), torch.randn(2, 50, network.N_MELS) * 15
+    mask.last.weight.data.normal_()
+
+    assert torch.allclose(mask(features - 20), mask(features), atol=1e-4)
+    assert mask(features).std() > 0.1
+
+
+def test_masked_features_count_for_nothing_at_first() -> None:
+    torch.manual_seed(0)
+    plain, masked = network.Encoder(16, 8, 16).eval(), network.Encoder(16, 8, 16, mask=8).eval()
+    masked.take_net(plain.net.state_dict())
+    waves = torch.randn(2, 16_000) * 0.1
+
+    with torch.no_grad():
+        assert torch.allclose(masked(waves), plain(waves), atol=1e-5)
 
 
 def test_a_margin_makes_the_loss_greater_and_sub_centres_let_the_nearest_count() -> None:
@@ -359,7 +382,7 @@ def test_a_training_that_is_cut_goes_on_as_if_it_had_not_been(
 @pytest.mark.usefixtures("few_held_out")
 def test_a_training_may_begin_from_another(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "first")
-    config = train_encoder.read_config(tmp_path / "config.toml", ["mask=true", "n_centres=2"])
+    config = train_encoder.read_config(tmp_path / "config.toml", ["mask=8", "n_centres=2"])
     training = train_encoder.Training(config, folder, CPU, torch.bfloat16)
 
     training.begin_from(tmp_path / "first/checkpoint.pt")
@@ -370,6 +393,31 @@ def test_a_training_may_begin_from_another(folder: Path, tmp_path: Path) -> None
     centres, begun = first["parts"]["1.centres"][0], training.head.centres
     likeness = torch.nn.functional.cosine_similarity(begun, centres[None], dim=2)
     assert likeness.min() > 0.7 and not torch.equal(begun[0], begun[1])
+
+
+@pytest.mark.usefixtures("few_held_out")
+def test_a_mask_learns_alone_and_is_taken_to_another_training(folder: Path, tmp_path: Path) -> None:
+    changes = ("mask=8", "mask_steps=10", "steps=0", "mask_lr=0.01")
+    trained = run(folder, tmp_path / "mask", *(word for change in changes for word in ("--set", change)))["averaged"]
+    run(folder, tmp_path / "first")
+
+    def begin(*changes: str) -> train_encoder.Training:
+        taken = f'mask_start="{tmp_path}/mask/checkpoint.pt"'
+        config = train_encoder.read_config(tmp_path / "config.toml", [*changes, taken])
+        training = train_encoder.Training(config, folder, CPU, torch.float32)
+        training.begin_from(tmp_path / "first/checkpoint.pt")
+        return training
+
+    assert trained["mask.last.weight"].abs().max() > 0
+    mask = begin("mask=8").averaged.mask
+    assert mask is not None
+    for name, value in mask.state_dict().items():
+        assert torch.equal(value, trained[f"mask.{name}"])
+    line = json.loads((tmp_path / "mask/log.jsonl").read_text().splitlines()[-1])
+    assert line["step"] == 10 and {"mask_db", "held_out_music_eer_pct"} <= set(line) and "aam" not in line
+    for other in ("mask=16", "mask=0"):
+        with pytest.raises(ValueError, match=r"checkpoint\.pt: not of this encoder"):
+            begin(other)
 
 
 @pytest.mark.usefixtures("few_held_out")

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))  # scripts import each other by bare name
 
-from training.package import WEIGHTS, data_section, main, training_section, write_model_dir
+from training.package import WEIGHTS, data_section, largest_difference, main, training_section, write_model_dir
 
 from embeddings.encoder import SpeechBrainEncoder
 from embeddings.errors import ModelError
@@ -226,9 +226,32 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path, net, manifests):
 
 
 @pytest.mark.model
-def test_a_mask_has_nowhere_to_go(tmp_path, net, manifests):
-    with pytest.raises(ValueError, match="begins with a mask network"):
-        write(tmp_path / "model", net.state_dict(), manifests, mask=True)
+def test_an_encoder_with_a_mask_is_loaded_and_run_fast_with_the_vectors_of_the_training(tmp_path, manifests):
+    import torch
+    from training.network import Encoder
+
+    torch.manual_seed(0)
+    encoder = Encoder(16, 8, 16, mask=8).eval()
+    for parameter in encoder.mask.last.parameters():
+        torch.nn.init.normal_(parameter)
+    directory = write(
+        tmp_path / "model", encoder.net.state_dict(), manifests, mask=8, mask_state=encoder.mask.state_dict()
+    )
+
+    loaded = load(directory)
+
+    assert loaded.is_fast
+    assert largest_difference(directory, encoder) < 1e-4
+    with torch.no_grad():
+        encoder.mask.last.bias += 3
+    assert largest_difference(directory, encoder) > 1e-3  # it counts
+
+
+@pytest.mark.model
+def test_a_mask_without_its_weights_is_refused(tmp_path, net, manifests):
+    with pytest.raises(ValueError, match=r"the weights are not of 16 channels, 8 dimensions and a mask 8 wide"):
+        write(tmp_path / "model", net.state_dict(), manifests, mask=8)
+    assert not (tmp_path / "model").exists()
 
 
 # --- from a checkpoint ---

@@ -37,12 +37,12 @@ def test_every_idea_is_a_config_that_differs_from_the_base(tmp_path: Path) -> No
 
 
 def test_a_table_value_of_an_idea_takes_the_place_of_the_whole(tmp_path: Path) -> None:
-    config = read(tmp_path, {"recipe": {"voices": {"voice": 1.0, "sung": 1.0}, "beds": {"music": 1.0}}, "mask": True})
+    config = read(tmp_path, {"recipe": {"voices": {"voice": 1.0, "sung": 1.0}, "beds": {"music": 1.0}}, "mask": 96})
 
     assert (config.recipe.voices, config.recipe.beds, config.mask) == (
         {"voice": 1.0, "sung": 1.0},
         {"music": 1.0},
-        True,
+        96,
     )
 
 

@@ -8,7 +8,7 @@ product, in bfloat16 where asked for: on two cores 110 crops of 2.56 s a second,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,17 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embeddings.torchaudio_compat import import_torchaudio
+from embeddings.voice_mask import VoiceMask, beside
 
 N_MELS = 80
 
 
-def make_ecapa(channels: int, dim: int) -> Any:
+def make_ecapa(channels: int, dim: int, n_bands: int = N_MELS) -> Any:
     """A stock ECAPA-TDNN with `channels` in its blocks and vectors of `dim`, its weights drawn by torch's seed."""
     import_torchaudio()  # SpeechBrain wants it
     from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 
     return ECAPA_TDNN(
-        N_MELS,
+        n_bands,
         lin_neurons=dim,
         channels=[channels] * 4 + [3 * channels],
         kernel_sizes=[5, 3, 3, 3, 1],
@@ -113,36 +114,7 @@ def _pool(net: Any, x: Tensor, training: bool, dtype: torch.dtype) -> Tensor:
     return F.linear(statistics, net.fc.conv.weight[:, :, 0], net.fc.conv.bias)
 
 
-# --- in front of it ---------------------------------------------------------------------------------------------------
-
-
-class Mask(nn.Module):
-    """Says for every band of every frame how far to turn it down, to leave the voice: three convolutions over time.
-
-    Works on log-mel features in dB with their mean over time taken away, and gives such features again.
-    """
-
-    LOWEST = 0.01  #: of the power of a band: 20 dB
-
-    def __init__(self, width: int = 96) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            [nn.Linear(5 * N_MELS, width), nn.Linear(5 * width, width), nn.Linear(5 * width, N_MELS)]
-        )
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.constant_(self.layers[-1].bias, 3.0)  # at first nothing is turned down by more than 0.2 dB
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(n, T, `N_MELS`) to the same."""
-        x = features / 15
-        for i, layer in enumerate(self.layers):
-            padded = F.pad(x, (0, 0, 2, 2))
-            x = layer(torch.cat([padded[:, k : k + x.shape[1]] for k in range(5)], 2))
-            if i < 2:
-                x = F.relu(x)
-        kept = self.LOWEST + (1 - self.LOWEST) * torch.sigmoid(x)
-        masked = features + 10 * torch.log10(kept)
-        return masked - masked.mean(1, keepdim=True)
+# --- the whole --------------------------------------------------------------------------------------------------------
 
 
 class Encoder(nn.Module):
@@ -154,35 +126,53 @@ class Encoder(nn.Module):
         Of `make_ecapa`.
     hop_ms : int
         Frame step.
-    mask : bool
+    mask : int
+        Width of a `VoiceMask`, whose features the network is given beside those as they are; 0 for none.
 
     Attributes
     ----------
-    run : callable
-        How the network is run: `forward`, or what a compiler makes of it.
+    run, run_mask : callable
+        How the network and the mask are run: as they are, or what a compiler makes of them.
     """
 
-    def __init__(self, channels: int, dim: int, hop_ms: int, *, mask: bool = False) -> None:
+    def __init__(self, channels: int, dim: int, hop_ms: int, *, mask: int = 0) -> None:
         super().__init__()
-        self.net = make_ecapa(channels, dim)
+        self.net = make_ecapa(channels, dim, N_MELS * 2 if mask else N_MELS)
         from speechbrain.lobes.features import Fbank
 
         self.fbank = Fbank(n_mels=N_MELS, hop_length=hop_ms)
-        self.mask = Mask() if mask else None
+        self.mask = VoiceMask(N_MELS, mask) if mask else None
         self.run: Callable[..., Tensor] = forward
+        self.run_mask: Callable[..., Tensor] = VoiceMask.forward
 
     def features(self, waves: Tensor) -> Tensor:
-        """(n, n_samples) float32 to (n, T, `N_MELS`) in dB, their mean over time taken away."""
+        """(n, n_samples) float32 to (n, T, `N_MELS`) in dB, not normalised."""
         with torch.no_grad():
             features: Tensor = self.fbank(waves)
-            return features - features.mean(1, keepdim=True)
+            return features
+
+    def gain_db(self, features: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """What the mask adds to features, dB."""
+        return self.run_mask(self.mask, features, dtype)
+
+    def embed(self, features: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(n, T, n_bands), masked ones beside them where there is a mask, to (n, dim) float32, not normalised."""
+        return self.run(self.net, features - features.mean(1, keepdim=True), dtype).float()
 
     def forward(self, waves: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """(n, n_samples) float32 to (n, dim) float32, not normalised."""
         features = self.features(waves)
         if self.mask is not None:
-            features = self.mask(features)
-        return self.run(self.net, features, dtype).float()
+            features = beside(features, self.gain_db(features, dtype))
+        return self.embed(features, dtype)
+
+    def take_net(self, state: Mapping[str, Tensor]) -> None:
+        """Take the weights of a network that may know nothing of masked features; they count for nothing at first."""
+        key = "blocks.0.conv.conv.weight"
+        own = self.net.state_dict()[key]
+        weight = torch.zeros_like(own)
+        weight[:, : state[key].shape[1]] = state[key]
+        self.net.load_state_dict({**state, key: weight})
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from embeddings.model_dir import CARD, model_digest, write_sums
 from training.overlap import LEFT_OUT, is_left_out
 from training.pools import is_free
 
-WEIGHTS = "embedding_model.safetensors"
+WEIGHTS, MASK_WEIGHTS = "embedding_model.safetensors", "voice_mask.safetensors"
 #: Files of weights, by what SpeechBrain's directories and ours call them; of the published ones not the classifier.
 WEIGHTS_PATTERNS = ("embedding_model.*", "*.safetensors")
 
@@ -38,14 +38,12 @@ HYPERPARAMS = """\
 # Compact ECAPA-TDNN (Desplanques et al. 2020), {millions:.1f} M parameters, 16 kHz, frame step {hop_ms} ms.
 sample_rate: 16000
 pretrained_path: .  # whoever loads this names its folder here; SpeechBrainEncoder does
-compute_features: !new:speechbrain.lobes.features.Fbank
-    n_mels: 80
-    hop_length: {hop_ms}
+{features}
 mean_var_norm: !new:speechbrain.processing.features.InputNormalization
     norm_type: sentence
     std_norm: False
 embedding_model: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN
-    input_size: 80
+    input_size: {n_bands}
     channels: [{channels}, {channels}, {channels}, {channels}, {wide}]
     kernel_sizes: [5, 3, 3, 3, 1]
     dilations: [1, 2, 3, 4, 1]
@@ -59,12 +57,26 @@ modules:
     classifier: !ref <classifier>
 pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
     loadables:
-        embedding_model: !ref <embedding_model>
+{loadables}
     paths:
-        embedding_model: !ref <pretrained_path>/{weights}
+{paths}
     custom_hooks:
-        embedding_model: !name:embeddings.weights.load_safetensors
+{hooks}
 """
+
+FBANK = """\
+compute_features: !new:speechbrain.lobes.features.Fbank
+    n_mels: 80
+    hop_length: {hop_ms}"""
+
+MASKED_FBANK = """\
+voice_mask: !new:embeddings.voice_mask.VoiceMask
+    n_mels: 80
+    width: {mask}
+compute_features: !new:embeddings.voice_mask.MaskedFbank
+    mask: !ref <voice_mask>
+    n_mels: 80
+    hop_length: {hop_ms}"""
 
 OPENING = """\
 # {name}
@@ -111,7 +123,8 @@ def write_model_dir(
     channels: int,
     dim: int,
     hop_ms: int,
-    mask: bool = False,
+    mask: int = 0,
+    mask_state: Mapping[str, Any] | None = None,
     name: str,
     training: str,
     audio_root: Path = DEFAULT_AUDIO,
@@ -125,9 +138,11 @@ def write_model_dir(
     directory : Path
         Made; must not be there with anything in it.
     net_state : mapping of str to Tensor
-        State of the stock ECAPA-TDNN, `training.network.make_ecapa(channels, dim)`.
+        State of the stock ECAPA-TDNN, `training.network.make_ecapa`.
     channels, dim, hop_ms, mask
         Of `training.network.Encoder`.
+    mask_state : mapping of str to Tensor, optional
+        State of the `VoiceMask`, where there is one.
     name : str
         The card's title.
     training : str
@@ -142,34 +157,53 @@ def write_model_dir(
     Raises
     ------
     ValueError
-        The directory holds something, or the weights are not those of the network that is said; or there is a mask,
-        for which the installed package has no module that hyperparams.yaml could name.
+        The directory holds something, or the weights are not those of the networks that are said.
     """
     from safetensors.torch import save
 
-    from training.network import make_ecapa
+    from training.network import Encoder
 
-    if mask:
-        raise ValueError(
-            f"{directory}: the encoder begins with a mask network, and embeddings/ has no module for one; add it"
-        )
     if directory.exists() and any(directory.iterdir()):
         raise ValueError(f"{directory}: is there already; name a new folder")
-    net = make_ecapa(channels, dim)
-    try:
-        net.load_state_dict(net_state, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"the weights are not of {channels} channels and {dim} dimensions: {error}") from error
-    millions = sum(parameter.numel() for parameter in net.parameters()) / 1e6
-    sizes = {"channels": channels, "wide": 3 * channels, "dim": dim, "hop_ms": hop_ms, "millions": millions}
+    encoder = Encoder(channels, dim, hop_ms, mask=mask)
+    modules = {WEIGHTS: (encoder.net, net_state)}
+    if encoder.mask is not None:
+        modules[MASK_WEIGHTS] = (encoder.mask, mask_state or {})
+    for file, (module, state) in modules.items():
+        try:
+            module.load_state_dict(state, strict=True)
+        except RuntimeError as error:
+            sizes = f"{channels} channels, {dim} dimensions" + (f" and a mask {mask} wide" if mask else "")
+            raise ValueError(f"{file}: the weights are not of {sizes}: {error}") from error
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "hyperparams.yaml").write_text(HYPERPARAMS.format(weights=WEIGHTS, **sizes), encoding="utf-8")
-    # Not by save_file, which makes a file that only its owner may read.
-    (directory / WEIGHTS).write_bytes(save({key: tensor.contiguous() for key, tensor in net.state_dict().items()}))
+    millions = sum(p.numel() for module, _ in modules.values() for p in module.parameters()) / 1e6
+    sizes = {"channels": channels, "wide": 3 * channels, "dim": dim, "hop_ms": hop_ms, "millions": millions}
+    (directory / "hyperparams.yaml").write_text(hyperparams(list(modules), mask=mask, **sizes), encoding="utf-8")
+    for file, (module, _) in modules.items():
+        # Not by save_file, which makes a file that only its owner may read.
+        (directory / file).write_bytes(save({key: tensor.contiguous() for key, tensor in module.state_dict().items()}))
     opening = OPENING.format(name=name, weights=WEIGHTS, **sizes)
     parts = [opening, data_section(audio_root, persons, began_from), training, CREDITS]
     (directory / CARD).write_text("\n".join(part.rstrip("\n") + "\n" for part in parts), encoding="utf-8")
     write_sums(directory)
+
+
+def hyperparams(files: Sequence[str], *, mask: int, hop_ms: int, **sizes: Any) -> str:
+    """Text of hyperparams.yaml; `files` of weights are named as the modules that they are of."""
+
+    def lines(value: str) -> str:
+        names = [(file.partition(".")[0], file) for file in files]
+        return "\n".join(f"        {name}: {value.format(name=name, file=file)}" for name, file in names)
+
+    return HYPERPARAMS.format(
+        features=(MASKED_FBANK if mask else FBANK).format(mask=mask, hop_ms=hop_ms),
+        n_bands=160 if mask else 80,
+        loadables=lines("!ref <{name}>"),
+        paths=lines("!ref <pretrained_path>/{file}"),
+        hooks=lines("!name:embeddings.weights.load_safetensors"),
+        hop_ms=hop_ms,
+        **sizes,
+    )
 
 
 def find_weights(directory: Path) -> Path:
@@ -326,11 +360,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import torch
     from train_encoder import read_config  # brings torchaudio in first, which speechbrain wants
 
-    from training.network import Encoder
-
     config = read_config(options.config, options.set)
     state = torch.load(options.checkpoint, map_location="cpu", weights_only=True)
-    encoder = Encoder(config.channels, config.dim, config.hop_ms, mask=config.mask)
+    encoder = config.encoder()
     encoder.load_state_dict(state["averaged"])
     log = options.checkpoint.with_name("log.jsonl")
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
@@ -341,6 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dim=config.dim,
         hop_ms=config.hop_ms,
         mask=config.mask,
+        mask_state=encoder.mask.state_dict() if encoder.mask is not None else None,
         name=options.name or options.out.name,
         training=training_section(
             options.config.read_text(encoding="utf-8"),

@@ -68,6 +68,9 @@ class Batch:
         As heard.
     clean : (n, n_samples) float32
         The same voices before room, music and channel.
+    alone : (n, n_samples) float32
+        The voices as they are within `waves`, in their rooms and at their levels, without noise, music, a second voice
+        and the channel.
     classes : (n,) int64
         Person and speed.
     persons : (n,) int64
@@ -77,6 +80,7 @@ class Batch:
 
     waves: Tensor
     clean: Tensor
+    alone: Tensor
     classes: Tensor
     persons: Tensor
     source: list[tuple[str, int, int] | None]
@@ -180,7 +184,7 @@ class Sounds:
             starts[i] = rng.integers(self._voices.lengths[rows[i]] - self._longest + 1)
             source.append((name, number, int(starts[i])) if which[i] == 0 else None)
         clean = self._voices.crop(rows, starts, self.n_samples, rates)
-        waves = self._filter(clean.clone(), rng)
+        waves = alone = self._filter(clean.clone(), rng)
         if recipe.second_voice:
             other = waves.roll(1, 0)
             waves = self._add(waves, other, rng.uniform(3, 12, n), rng.random(n) < recipe.second_voice)
@@ -188,9 +192,9 @@ class Sounds:
         waves = self._accompany(waves, rng)
         waves = self._through_channel(waves, rng)
         peak = waves.abs().amax(1, keepdim=True) + 1e-6
-        waves = waves / peak * self._column(rng.uniform(0.2, 0.95, n))
+        level = self._column(rng.uniform(0.2, 0.95, n)) / peak
         classes = persons * len(recipe.speeds) + which
-        return Batch(waves, clean, self._put(classes), self._put(persons), source)
+        return Batch(waves * level, clean, alone * level, self._put(classes), self._put(persons), source)
 
     # --- what is done to a voice ----------------------------------------------------------------------------------
 
