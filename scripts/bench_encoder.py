@@ -27,7 +27,7 @@ speech-unseen       speech without VCTK and LibriSpeech. The weights that house-
 
 Speed is seconds of sound per second of work: from decoded sound to vectors, front end included, and of the encoder
 alone. The systems take turns on every piece of sound, and of each piece the best of some repeats counts. Compare within
-a run only. Size is that of the file of weights.
+a run only. Size is that of the files of weights.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from bench_real import (
     verification,
 )
 from make_trials import FOLDS, SUNG_CORPORA, TrialSet, build_trials
-from training.package import find_weights
+from training.package import find_weights, mask_weights
 from trial_audio import DEFAULT_AUDIO, RATE_HZ, AudioItem, render
 from trial_vectors import DEFAULT_CACHE, House, Resemblyzer, System, count_fallbacks, embed_items, mean_scores
 
@@ -97,14 +97,14 @@ class Candidate:
     system : System
     encoder : Encoder or None
         Alone, for its speed; None where there is nothing that takes windows.
-    weights : Path
-        The file of weights.
+    weights : sequence of Path
+        The files of weights.
     """
 
     name: str
     system: System
     encoder: Encoder | None
-    weights: Path
+    weights: Sequence[Path]
 
 
 @dataclass(frozen=True)
@@ -344,9 +344,9 @@ def size_rows(candidates: Sequence[Candidate]) -> list[Row]:
     """Millions of bytes of the weights and millions of parameters."""
     rows = []
     for candidate in candidates:
-        n_bytes = candidate.weights.stat().st_size
+        n_bytes = sum(path.stat().st_size for path in candidate.weights)
         rows.append(Row("size", candidate.name, "weights_mb", round(n_bytes / 1e6, 3), None, None, 1))
-        n_parameters = count_parameters(candidate.weights)
+        n_parameters = sum(map(count_parameters, candidate.weights))
         rows.append(Row("size", candidate.name, "parameters_million", round(n_parameters / 1e6, 3), None, None, 1))
     return rows
 
@@ -419,7 +419,7 @@ def open_candidates(options: argparse.Namespace, wanted: Sequence[str] | None) -
     def of_directory(name: str, source: str | Path, directory: Path) -> Candidate:
         trusted = () if source == HOUSE else {model_digest(directory)}
         encoder = SpeechBrainEncoder(source, trusted=trusted, n_threads=options.threads)
-        return Candidate(name, House(encoder), encoder, find_weights(directory))
+        return Candidate(name, House(encoder), encoder, [find_weights(directory), *mask_weights(directory)])
 
     def is_wanted(name: str) -> bool:
         return wanted is None or name in wanted
@@ -442,7 +442,7 @@ def open_candidates(options: argparse.Namespace, wanted: Sequence[str] | None) -
             system = Resemblyzer()
             import resemblyzer  # type: ignore[import-untyped]  # after it: the first import warns, which it hides
 
-            found.append(Candidate(RESEMBLYZER, system, None, Path(resemblyzer.__file__).parent / "pretrained.pt"))
+            found.append(Candidate(RESEMBLYZER, system, None, [Path(resemblyzer.__file__).parent / "pretrained.pt"]))
         except ImportError as error:
             leave_out(RESEMBLYZER, f"{error}; pip install 'likeness[bench]'")
     if is_wanted(ECAPA):

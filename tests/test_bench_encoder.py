@@ -298,7 +298,10 @@ def test_the_quick_part_has_every_row_that_is_no_systems_own(audio_root):
 def test_speed_and_size_of_each_candidate(voice_like):
     encoder = FakeEncoder()
     weights = find_weights(HOUSE_DIR)
-    candidates = [Candidate("one", House(encoder), encoder, weights), Candidate("two", House(encoder), None, weights)]
+    candidates = [
+        Candidate("one", House(encoder), encoder, [weights]),
+        Candidate("two", House(encoder), None, [weights]),
+    ]
 
     rows = speed_rows(candidates, [voice_like(5.0), voice_like(4.0, seed=1)])
 

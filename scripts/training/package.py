@@ -214,6 +214,12 @@ def find_weights(directory: Path) -> Path:
     raise FileNotFoundError(f"{directory}: no file of weights in it; {' or '.join(WEIGHTS_PATTERNS)} is needed")
 
 
+def mask_weights(directory: Path) -> list[Path]:
+    """The file of weights of a model directory's mask, if it has one."""
+    path = directory / MASK_WEIGHTS
+    return [path] if path.is_file() else []
+
+
 def load_net(directory: Path) -> dict[str, Any]:
     """Weights of a model directory's ECAPA-TDNN, by the names of the stock module."""
     path = find_weights(directory)
