@@ -160,10 +160,16 @@ def judge_windows(
     n_samples : int
         Length of a window.
     """
+    step = rate_hz // FRAMES_PER_S
     features = frame_features(samples, rate_hz)
     peaks_db = recent_peak(features[:, 0], -np.inf)
     loud = features[:, 0] > np.maximum(FLOOR_DB, peaks_db - RANGE_DB)
     n_frames = int((n_samples / rate_hz - FRAME_S) * FRAMES_PER_S) + 1
-    first = np.minimum(starts * FRAMES_PER_S // rate_hz, len(features) - n_frames)
+    first = np.minimum(starts // step, len(features) - n_frames)
     frames = first[:, None] + np.arange(n_frames)
-    return score_windows(features[frames], loud[frames])
+    features, loud = features[frames], loud[frames]
+    if starts[-1] % step:  # it ends where the recording ends, between two frames, and has frames of its own
+        features[-1] = frame_features(samples[starts[-1] : starts[-1] + n_samples], rate_hz)[:n_frames]
+        peaks_db = recent_peak(features[-1, :, 0], float(peaks_db[first[-1] - 1]))
+        loud[-1] = features[-1, :, 0] > np.maximum(FLOOR_DB, peaks_db - RANGE_DB)
+    return score_windows(features, loud)

@@ -283,7 +283,7 @@ class Trial:
         number, self._n_artists = self._n_artists, self._n_artists + 1
         name = f"New artist {number}"
         paths = [
-            str(self._write_piece(self.folder / name / f"{i}.wav", number, 0.71 * number + 3.0 * i, 9.0))
+            str(self._write_piece(self.folder / name / f"{i}.wav", number, 0.71 * number + 3.0 * i, 9.5))
             for i in range(2)
         ]
         command = ["enroll", name, *paths, "--consent", CONSENT, "--json"]
@@ -296,10 +296,12 @@ class Trial:
             # Both recordings are read, embedded and written; the index is written once.
             n_calls = 1 if "index" in point else 2
             plan = self._plan(point, left, "enroll", n_calls) if left else {}
+            n_kills = tally.n_kills
             code, stdout, stderr = self.finish(self.start(plan, *command), tally)
             outcomes = json.loads(stdout) if stdout.endswith("]\n") else []
             acknowledged |= {o["path"]: o["reference_id"] for o in outcomes if o["outcome"] == "enrolled"}
-            if code not in (0, 3, -signal.SIGKILL) or (code == 3 and "decoder" not in point):
+            was_hit = tally.n_kills > n_kills and "decoder" in point
+            if code not in (0, 3, -signal.SIGKILL) or (code == 3 and not was_hit):
                 tally.unsound(f"an enrolment ended with {code}: {stdout}{stderr}")
                 break
         tally.n_sequences += 1
