@@ -90,8 +90,7 @@ class SpeechBrainEncoder:
     ------
     ModelError
         What `find_model` raises, or the model does not load, listens at another rate than 16 kHz, or gives no vector;
-        or bfloat16 is asked of a model that
-        the fast forward does not fit.
+        or bfloat16 is asked of a model that the fast forward does not fit; or the network that finds voice is damaged.
     """
 
     def __init__(

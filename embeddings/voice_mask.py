@@ -13,12 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: dB to which a band can be turned down: at 0 dB of voice over music, no deeper mask told voices apart better.
-FLOOR_DB = -20.0
+FLOOR_DB = -20.0  #: dB to which a band can be turned down
 
 
 class VoiceMask(nn.Module):
-    """Convolutions over time, about a second to either side of a frame.
+    """Convolutions over time, 40 frames to either side of a frame with the usual dilations: 0.64 s.
 
     Parameters
     ----------

@@ -87,7 +87,7 @@ class Config:
         What to begin from, a checkpoint or a model directory; "" for nothing. Classes that are not those of the
         checkpoint begin where the encoder hears them (`Training.imprint`).
     mask_start : str
-        A checkpoint whose mask is taken; "" for none.
+        A checkpoint whose mask is taken, beside a `start`; "" for none.
     evaluate_every : int
         Steps between figures of the held-out persons.
     recipe : Recipe
@@ -119,6 +119,10 @@ class Config:
     evaluate_every: int = 500
     seed: int = 1
     recipe: Recipe = field(default_factory=lambda: Recipe({}, {}))
+
+    def __post_init__(self) -> None:
+        if self.mask_start and not self.start:
+            raise ValueError(f"mask_start {self.mask_start}: a mask is taken beside an encoder; name one as start")
 
     def encoder(self) -> Encoder:
         """A new one."""

@@ -402,8 +402,8 @@ def test_a_mask_learns_alone_and_is_taken_to_another_training(folder: Path, tmp_
     run(folder, tmp_path / "first")
 
     def begin(*changes: str) -> train_encoder.Training:
-        taken = f'mask_start="{tmp_path}/mask/checkpoint.pt"'
-        config = train_encoder.read_config(tmp_path / "config.toml", [*changes, taken])
+        taken = [f'{key}="{tmp_path}/{run}/checkpoint.pt"' for key, run in (("start", "first"), ("mask_start", "mask"))]
+        config = train_encoder.read_config(tmp_path / "config.toml", [*changes, *taken])
         training = train_encoder.Training(config, folder, CPU, torch.float32)
         training.begin_from(tmp_path / "first/checkpoint.pt")
         return training
@@ -415,6 +415,8 @@ def test_a_mask_learns_alone_and_is_taken_to_another_training(folder: Path, tmp_
         assert torch.equal(value, trained[f"mask.{name}"])
     line = json.loads((tmp_path / "mask/log.jsonl").read_text().splitlines()[-1])
     assert line["step"] == 10 and {"mask_db", "held_out_music_eer_pct"} <= set(line) and "aam" not in line
+    with pytest.raises(ValueError, match="a mask is taken beside an encoder; name one as start"):
+        train_encoder.read_config(tmp_path / "config.toml", ['mask_start="x"'])
     for other in ("mask=16", "mask=0"):
         with pytest.raises(ValueError, match=r"checkpoint\.pt: not of this encoder"):
             begin(other)

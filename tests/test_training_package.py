@@ -241,6 +241,7 @@ def test_an_encoder_with_a_mask_is_loaded_and_run_fast_with_the_vectors_of_the_t
     loaded = load(directory)
 
     assert loaded.is_fast
+    assert "`embedding_model.safetensors`, `voice_mask.safetensors`: load" in (directory / "README.md").read_text()
     assert largest_difference(directory, encoder) < 1e-4
     with torch.no_grad():
         encoder.mask.last.bias += 3

@@ -182,7 +182,7 @@ def write_model_dir(
     for file, (module, _) in modules.items():
         # Not by save_file, which makes a file that only its owner may read.
         (directory / file).write_bytes(save({key: tensor.contiguous() for key, tensor in module.state_dict().items()}))
-    opening = OPENING.format(name=name, weights=WEIGHTS, **sizes)
+    opening = OPENING.format(name=name, weights="`, `".join(modules), **sizes)
     parts = [opening, data_section(audio_root, persons, began_from), training, CREDITS]
     (directory / CARD).write_text("\n".join(part.rstrip("\n") + "\n" for part in parts), encoding="utf-8")
     write_sums(directory)
