@@ -49,11 +49,14 @@ class Cohort:
         Which stranger each row belongs to; opaque.
     cohort_id : str
         sha256 of the file.
+    condition : (n,) str or None
+        How each row was heard, ``spoken`` or ``sung+music`` for instance, where the file says so.
     """
 
     vectors: np.ndarray
     person: np.ndarray
     cohort_id: str
+    condition: np.ndarray | None = None
 
 
 def find_model(source: str | Path, *, trusted: Collection[str] = ()) -> Path:
@@ -143,8 +146,8 @@ class ModelCard:
         Length of the cohort's vectors.
     n_cohort_vectors, n_cohort_persons : int or None
         Where it has a cohort.
-    threshold, threshold_source
-        Where it has a calibration that is of this cohort.
+    calibration : str or None
+        What its calibration was fitted on, where it has one that is of this cohort.
     licence : str or None
         As its card has it.
     card : str or None
@@ -159,8 +162,7 @@ class ModelCard:
     cohort_id: str | None
     n_cohort_vectors: int | None
     n_cohort_persons: int | None
-    threshold: float | None
-    threshold_source: str | None
+    calibration: str | None
     has_golden: bool
     licence: str | None
     card: str | None
@@ -181,8 +183,7 @@ def describe_model(directory: Path) -> ModelCard:
         cohort_id=cohort.cohort_id if cohort else None,
         n_cohort_vectors=len(cohort.vectors) if cohort else None,
         n_cohort_persons=len(np.unique(cohort.person)) if cohort else None,
-        threshold=float(calibration["threshold"]) if calibration and is_of_cohort else None,
-        threshold_source=str(calibration["threshold_source"]) if calibration and is_of_cohort else None,
+        calibration=str(calibration["source"]) if calibration and is_of_cohort else None,
         has_golden=(directory / GOLDEN).is_file(),
         licence=licence_of(text) if text else None,
         card=text,
@@ -258,25 +259,26 @@ def load_cohort(directory: Path) -> Cohort | None:
         with np.load(path, allow_pickle=False) as data:
             vectors = np.ascontiguousarray(data["vectors"], dtype=np.float32)
             person = data["person"].astype(np.int64)
+            condition = data["condition"].astype(str) if "condition" in data else None
         if vectors.ndim != 2 or person.shape != vectors.shape[:1]:
             raise ValueError(f"vectors {vectors.shape}, person {person.shape}")
+        if condition is not None and condition.shape != person.shape:
+            raise ValueError(f"condition {condition.shape}, person {person.shape}")
         if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
             raise ValueError("vectors are not of length 1")
     except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise ModelDamaged(f"{path}: not a cohort ({error}); get it again, or delete it") from error
-    return Cohort(vectors=vectors, person=person, cohort_id=_sha256(path))
+    return Cohort(vectors=vectors, person=person, cohort_id=_sha256(path), condition=condition)
 
 
 def load_calibration(directory: Path) -> dict[str, Any] | None:
-    """Load the threshold and score calibration beside a model, or None; `ModelDamaged` where it is not one."""
+    """Load the calibration beside a model, or None; `ModelDamaged` where it is not one."""
     path = directory / CALIBRATION
     if not path.is_file():
         return None
     try:
         calibration: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = sorted(
-            {"encoder_id", "cohort_id", "scoring", "threshold", "threshold_source", "llr"} - set(calibration)
-        )
+        missing = sorted({"encoder_id", "cohort_id", "scoring", "llr", "tail", "source"} - set(calibration))
         if missing:
             raise ValueError(f"it has no {', '.join(missing)}")
     except (OSError, ValueError, TypeError) as error:

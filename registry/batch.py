@@ -30,7 +30,8 @@ def open_run(
 ) -> Run:
     """The run to go on with, or a new one.
 
-    The same inputs and threshold name the same run: one that was stopped is gone on with, one that was finished is not.
+    The same inputs and threshold or budget name the same run: one that was stopped is gone on with, one that was
+    finished is not.
     A run keeps the list of tracks it began with. It is pinned to the state of the registry it began with; where that
     has changed since, its tracks would not have been matched alike, so the caller chooses: a new run (`new_run`), or
     the rest under the present state (`repin`).
@@ -51,13 +52,15 @@ def open_run(
         "store_revision": matcher.store_revision,
         "encoder_id": matcher.encoder_id,
         "cohort_id": matcher.cohort_id,
-        "threshold": matcher.threshold,
-        "threshold_source": matcher.threshold_source,
+        "threshold": matcher.threshold.llr,
+        "threshold_source": matcher.threshold.source,
+        "budget": matcher.threshold.budget,
+        "calibration_id": matcher.calibration.calibration_id,
         "version": version("likeness"),
     }
     # Paths as they were given, and where that was: what the outcomes say must mean the same when the run goes on.
     folder = "" if all(path.is_absolute() for path in inputs) else str(Path.cwd())
-    asked = [sorted(map(str, inputs)), folder, matcher.threshold]
+    asked = [sorted(map(str, inputs)), folder, matcher.rule.asked]
     inputs_key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     run = runs.open_run(store, inputs_key)
     if run is not None and new_run:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from registry import audit
+from registry.calibration import DEFAULT_BUDGET
 from registry.errors import RegistryError
 from registry.store import Store
 
@@ -108,7 +109,7 @@ class Setting:
     ----------
     key : str
         On the command line and in table `settings` alike.
-    default : bool, int or None
+    default : bool, int, float or None
         The value while nobody has set one.
     parse : callable
         Makes a value of what was typed; `ValueError` says what is allowed.
@@ -117,8 +118,8 @@ class Setting:
     """
 
     key: str
-    default: bool | int | None
-    parse: Callable[[str], bool | int | None]
+    default: bool | int | float | None
+    parse: Callable[[str], bool | int | float | None]
     about: str
 
 
@@ -140,6 +141,17 @@ def _days(text: str) -> int | None:
     return int(text)
 
 
+def parse_budget(text: str) -> float:
+    """A false-flag budget as it is typed: a share such as 0.01 or 1e-2, or percent such as 1%; raises `ValueError`."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise ValueError("is a share above 0 and below 1, such as 0.01, 1e-2 or 1%")
+    return share
+
+
 REQUIRE_TWO_PERSONS = Setting(
     "require-two-persons", False, _switch, "References that one person enrolls are pending until another approves them."
 )
@@ -155,10 +167,19 @@ FLAGGED_RETENTION_DAYS = Setting(
     _days,
     "Days after which `likeness purge` deletes what is on record of flagged tracks.",
 )
-SETTINGS = {setting.key: setting for setting in (REQUIRE_TWO_PERSONS, RETENTION_DAYS, FLAGGED_RETENTION_DAYS)}
+FALSE_FLAG_BUDGET = Setting(
+    "false-flag-budget",
+    DEFAULT_BUDGET,
+    parse_budget,
+    "Share of tracks without an enrolled voice that may be flagged; the threshold follows from it and from how many "
+    "artists are enrolled.",
+)
+SETTINGS = {
+    setting.key: setting for setting in (REQUIRE_TWO_PERSONS, RETENTION_DAYS, FLAGGED_RETENTION_DAYS, FALSE_FLAG_BUDGET)
+}
 
 
-def value_text(value: bool | int | None) -> str:
+def value_text(value: bool | int | float | None) -> str:
     """A setting's value as it is typed."""
     if isinstance(value, bool):
         return "on" if value else "off"
@@ -170,7 +191,7 @@ def value_of(store: Store, setting: Setting) -> Any:
     return store.setting(setting.key, setting.default)
 
 
-def change_setting(store: Store, setting: Setting, value: bool | int | None) -> None:
+def change_setting(store: Store, setting: Setting, value: bool | int | float | None) -> None:
     """Set a value, and write into the audit what it was before."""
     with store.writing():
         change = {"key": setting.key, "from": value_of(store, setting), "to": value}
@@ -193,3 +214,8 @@ def flagged_retention_days(store: Store) -> int | None:
     """Days that flagged tracks stay on record; None: until they are removed."""
     days: int | None = value_of(store, FLAGGED_RETENTION_DAYS)
     return days
+
+
+def false_flag_budget(store: Store) -> float:
+    """Share of tracks without an enrolled voice that may be flagged."""
+    return float(value_of(store, FALSE_FLAG_BUDGET))

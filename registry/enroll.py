@@ -50,7 +50,7 @@ class Enrollment:
         With the artist's other references, from the third on.
     warnings : tuple of str
         What a person should look at.
-    similar_artist, similar_norm_score : str and float, or None
+    similar_artist, similar_llr : str and float, or None
         Another enrolled artist that this recording scores at or above the threshold with: a warning.
     """
 
@@ -65,7 +65,7 @@ class Enrollment:
     own_norm_score: float | None = None
     warnings: tuple[str, ...] = ()
     similar_artist: str | None = None
-    similar_norm_score: float | None = None
+    similar_llr: float | None = None
 
 
 def list_recordings(patterns: Sequence[str]) -> list[Path]:
@@ -294,6 +294,6 @@ def _similar(matcher: Matcher | None, voiceprint: Voiceprint, artist: str) -> di
     if matcher is None:
         return {}
     others = [match for match in matcher.match(voiceprint) if match.artist != artist]
-    if not others or others[0].norm_score < matcher.threshold:
+    if not others or not others[0].flagged:
         return {}
-    return {"similar_artist": others[0].artist, "similar_norm_score": others[0].norm_score}
+    return {"similar_artist": others[0].artist, "similar_llr": others[0].llr}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,18 @@ import numpy as np
 
 from embeddings.extract import Voiceprint
 from registry import scoring
+from registry.calibration import Calibration, Rule, Threshold
+from registry.calibrations import active_calibration
+from registry.config import false_flag_budget
 from registry.errors import NoThreshold, StoreDamaged
 from registry.index import VectorIndex, open_index, write_index
+from registry.llr import llr_of, measures
 from registry.records import Evidence, Gallery, Match, Scan
 from registry.store import Store, now
 from registry.verdict import MIN_VOICE_S, decide, likeness_in_words
 
 INDEX = "index.faiss"
-#: Templates that the index names for each window of a track.
+#: Templates that the index names for each stretch of a track.
 NEIGHBOURS = 64
 #: Artists whose exact scores are computed for a track; with fewer enrolled than this the index leaves nobody out.
 CANDIDATES = 200
@@ -40,27 +44,36 @@ class Matcher:
     notify : callable
         Takes a line for stderr (an index rebuilt, an artist left out).
     threshold : float, optional
-        On `norm_score`, instead of the calibration's.
+        log10 likelihood ratio to flag at, instead of the one that keeps the false-flag budget.
+    budget : float, optional
+        The false-flag budget, instead of the registry's own.
+    accept_extrapolation : bool
+        As `registry.calibration.Rule` takes it.
 
     Raises
     ------
     EncoderMismatch
         The registry was enrolled with another encoder.
     NoThreshold
-        The encoder has no cohort, or no threshold for this cohort and none is given.
+        There is no calibration for this encoder and its cohort, or the budget asks for more than it can show.
     """
 
     def __init__(
-        self, store: Store, encoder: Any, notify: Callable[[str], None], *, threshold: float | None = None
+        self,
+        store: Store,
+        encoder: Any,
+        notify: Callable[[str], None],
+        *,
+        threshold: float | None = None,
+        budget: float | None = None,
+        accept_extrapolation: bool = False,
     ) -> None:
         store.check_encoder(encoder.encoder_id)
         self._store = store
         self.encoder_id: str = encoder.encoder_id
-        self.threshold, self.threshold_source = find_threshold(encoder, threshold)
+        self.calibration = find_calibration(store, encoder)
         self.cohort_id: str = encoder.cohort.cohort_id
-        self.cohort = scoring.prepare_cohort(encoder.cohort.vectors, encoder.cohort.person)
-        # Where the caller gives the threshold, the calibration may still be of other scores than these.
-        self._calibration = None if _calibration_misfit(encoder) else encoder.calibration
+        self.cohort = scoring.prepare_cohort(encoder.cohort.vectors, encoder.cohort.person, encoder.cohort.condition)
         self._notify = notify
         # Revision, templates and names from one moment: a batch that runs for hours is pinned to it.
         with store.reading():
@@ -77,6 +90,19 @@ class Matcher:
         self._rights, self._next_expiry = -1, ""
         self._left_out: set[int] = set()
         self.refresh()
+        # Over the artists of this moment, also in a batch that runs for hours: one threshold for a run.
+        self.rule = Rule(
+            self.calibration,
+            false_flag_budget(store) if budget is None else budget,
+            self.n_artists,
+            llr=threshold,
+            accept_extrapolation=accept_extrapolation,
+        )
+
+    @property
+    def threshold(self) -> Threshold:
+        """That of a track of one section."""
+        return self.rule.threshold(1)
 
     def refresh(self) -> bool:
         """Leave out artists whose consent is over, and what was removed, since this was made; returns if any changed.
@@ -106,7 +132,9 @@ class Matcher:
         return True
 
     def match(self, voiceprint: Voiceprint) -> tuple[Match, ...]:
-        """The artists most like a voice, best `norm_score` first, at most `KEPT_MATCHES`.
+        """The artists that a voice is likest to, best llr first, at most `KEPT_MATCHES`.
+
+        A track longer than `scoring.SECTION_S` is matched by sections; an artist has the scores of its best one.
 
         Parameters
         ----------
@@ -119,13 +147,21 @@ class Matcher:
         if len(gallery.vectors) == 0:
             return ()
         starts, artist_ids = scoring.group_starts(gallery.artist_id)
-        scores = scoring.pool_scores(voiceprint.vectors, gallery.vectors, starts)
-        norm_scores = scoring.normalise(scores, voiceprint.vectors, gallery.vectors, starts, self.cohort)
-        llrs = scoring.llr_of(norm_scores, self._calibration) if self._calibration else None
-        best = np.argsort(-norm_scores, kind="stable")[:KEPT_MATCHES]
+        edges = scoring.section_edges(voiceprint.start_s, voiceprint.duration_s)
+        sections = [
+            self._scores(voiceprint.vectors[first:end], gallery.vectors, starts)
+            for first, end in pairwise(edges)
+            if end > first
+        ]
+        scores, norm_scores, llrs = (np.stack(parts) for parts in zip(*sections, strict=True))
+        section = llrs.argmax(axis=0)
+        every = np.arange(len(artist_ids))
+        scores, norm_scores, llrs = scores[section, every], norm_scores[section, every], llrs[section, every]
+        threshold = self.rule.threshold(scoring.n_sections(voiceprint.duration_s)).llr
+        best = np.lexsort([-norm_scores, -llrs])[:KEPT_MATCHES]
         matches = []
         for rank, i in enumerate(best, start=1):
-            llr = None if llrs is None else round(float(llrs[i]), 2)
+            llr = round(float(llrs[i]), 2)
             matches.append(
                 Match(
                     rank=rank,
@@ -135,17 +171,26 @@ class Matcher:
                     norm_score=round(float(norm_scores[i]), 3),
                     llr=llr,
                     likeness=likeness_in_words(llr),
+                    flagged=llr >= threshold,
                     evidence=self._evidence(voiceprint, gallery, np.flatnonzero(gallery.artist_id == artist_ids[i])),
                 )
             )
         return tuple(matches)
 
+    def _scores(
+        self, windows: np.ndarray, templates: np.ndarray, starts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Score, norm_score and llr of some windows with each artist."""
+        scores = scoring.pool_scores(windows, templates, starts)
+        norm_scores = scoring.normalise(scores, windows, templates, starts, self.cohort)
+        measured = measures(norm_scores, scoring.accompaniment(windows, self.cohort))
+        return scores, norm_scores, llr_of(measured, self.calibration.llr)
+
     def scan(self, path: str, voiceprint: Voiceprint, *, run_id: int | None = None) -> Scan:
         """Examine a track: match, decide, and write down on what grounds. Stores nothing."""
         matches = self.match(voiceprint) if voiceprint.voiced_s >= MIN_VOICE_S else ()
-        verdict, reason = decide(
-            matches, threshold=self.threshold, voiced_s=voiceprint.voiced_s, n_artists=self.n_artists
-        )
+        threshold = self.rule.threshold(scoring.n_sections(voiceprint.duration_s))
+        verdict, reason = decide(matches, threshold=threshold, voiced_s=voiceprint.voiced_s, n_artists=self.n_artists)
         return Scan(
             path=path,
             verdict=verdict,
@@ -155,8 +200,10 @@ class Matcher:
             n_windows=len(voiceprint.vectors),
             n_artists=self.n_artists,
             n_not_matched=self.n_not_matched,
-            threshold=self.threshold,
-            threshold_source=self.threshold_source,
+            threshold=threshold.llr,
+            threshold_source=threshold.source,
+            budget=threshold.budget,
+            calibration_id=self.calibration.calibration_id,
             encoder_id=self.encoder_id,
             cohort_id=self.cohort_id,
             store_revision=self.store_revision,
@@ -171,7 +218,7 @@ class Matcher:
         gallery = self._gallery
         chosen = np.unique(gallery.artist_id)
         if self.n_artists > CANDIDATES:
-            scores, template_ids = self._index.search(vectors, NEIGHBOURS)
+            scores, template_ids = self._index.search(scoring.stretch_vectors(vectors), NEIGHBOURS)
             ranked = template_ids.ravel()[np.argsort(-scores.ravel(), kind="stable")]
             position = np.searchsorted(gallery.template_id, ranked, sorter=self._by_template)
             rows = self._by_template[np.minimum(position, len(self._by_template) - 1)]
@@ -211,40 +258,38 @@ class Matcher:
         )
 
 
-def find_threshold(encoder: Any, threshold: float | None = None) -> tuple[float, str]:
-    """The threshold on `norm_score` and where it comes from; raises `NoThreshold`."""
+def encoder_calibration(encoder: Any) -> Calibration:
+    """The calibration that comes with an encoder; raises `NoThreshold` where there is none for it and its cohort."""
     if encoder.cohort is None:
         raise NoThreshold(
             f"encoder {encoder.source}: has no cohort to normalise scores with, and a bare cosine says nothing; "
             "make one with scripts/fit_builtin.py"
         )
-    if threshold is not None:
-        if not math.isfinite(threshold):
-            raise NoThreshold(f"threshold {threshold}: a finite number is needed, no score is at or above this one")
-        return threshold, "set by the caller"
     if encoder.calibration is None:
         raise NoThreshold(
-            f"encoder {encoder.source}: has no threshold; make one with scripts/fit_builtin.py, or give --threshold"
+            f"encoder {encoder.source}: has no calibration, so its scores are no evidence yet; make one with "
+            "`likeness calibrate` or scripts/fit_builtin.py"
         )
-    if misfit := _calibration_misfit(encoder):
+    try:
+        calibration = Calibration.from_dict(encoder.calibration)
+    except ValueError as error:
         raise NoThreshold(
-            f"encoder {encoder.source}: its threshold was found for another {misfit}; "
-            "run scripts/fit_builtin.py again, or give --threshold"
+            f"encoder {encoder.source}: its calibration cannot be used, {error}; make another with "
+            "scripts/fit_builtin.py"
+        ) from error
+    if misfit := calibration.misfit(encoder.encoder_id, encoder.cohort.cohort_id):
+        raise NoThreshold(
+            f"encoder {encoder.source}: its calibration was fitted for another {misfit}; "
+            "run scripts/fit_builtin.py again"
         )
-    return float(encoder.calibration["threshold"]), str(encoder.calibration["threshold_source"])
+    return calibration
 
 
-def _calibration_misfit(encoder: Any) -> str | None:
-    """What an encoder's calibration was made for instead of it, if so; None also where it has no calibration."""
-    calibration = encoder.calibration
-    if calibration is None:
-        return None
-    for key, value in (("encoder_id", encoder.encoder_id), ("cohort_id", encoder.cohort.cohort_id)):
-        if calibration[key] != value:
-            return f"{key[:-3]} ({calibration[key][:12]}, this is {value[:12]})"
-    if calibration["scoring"] != scoring.CONSTANTS:
-        return f"way of scoring ({calibration['scoring']}, this is {scoring.CONSTANTS})"
-    return None
+def find_calibration(store: Store, encoder: Any) -> Calibration:
+    """The registry's own calibration for an encoder, or the one that comes with it; raises `NoThreshold`."""
+    if encoder.cohort is not None and (own := active_calibration(store, encoder.encoder_id, encoder.cohort.cohort_id)):
+        return own
+    return encoder_calibration(encoder)
 
 
 def index_path(home: Path) -> Path:

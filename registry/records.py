@@ -176,9 +176,11 @@ class Match:
     norm_score : float
         After AS-norm: standard deviations above strangers.
     llr : float or None
-        log10 likelihood ratio, where the encoder's calibration has one.
+        log10 likelihood ratio; None in scans of releases before 0.2 of an encoder without calibration.
     likeness : str or None
         `llr` in words.
+    flagged : bool
+        Whether it reached the threshold.
     """
 
     rank: int
@@ -188,6 +190,7 @@ class Match:
     norm_score: float
     llr: float | None
     likeness: str | None
+    flagged: bool
     evidence: tuple[Evidence, ...]
 
 
@@ -201,9 +204,14 @@ class Scan:
     reason : str
         One sentence for a person.
     threshold : float
-        On `norm_score`; at or above it a match is flagged.
+        On `llr`; at or above it a match is flagged. In scans of releases before 0.2, which have no calibration_id, on
+        `norm_score`.
     threshold_source : str
         Where the threshold came from.
+    budget : float or None
+        The false-flag budget that the threshold keeps; None where it was set by hand.
+    calibration_id : str or None
+        What made llr and threshold of the scores.
     n_artists : int
         Artists matched against.
     n_not_matched : int
@@ -230,6 +238,8 @@ class Scan:
     scan_id: int | None = None
     run_id: int | None = None
     n_not_matched: int = 0
+    budget: float | None = None
+    calibration_id: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The record as plain JSON types."""
@@ -252,7 +262,7 @@ class Unusable:
 
 @dataclass(frozen=True)
 class Run:
-    """One batch, pinned to one state of the registry."""
+    """One batch, pinned to one state of the registry; `decided_from` is the run whose kept scores it decided anew."""
 
     run_id: int
     inputs_key: str
@@ -264,6 +274,9 @@ class Run:
     threshold: float
     threshold_source: str
     version: str
+    budget: float | None = None
+    calibration_id: str | None = None
+    decided_from: int | None = None
 
 
 @dataclass(frozen=True)

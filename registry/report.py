@@ -73,25 +73,25 @@ def scan_text(scan: Scan | Unusable) -> str:
         f"  {scan.voiced_s:.1f} s of voice in {scan.duration_s:.1f} s; {scan.n_artists} artists matched",
     ]
     for match in scan.matches:
-        lines += _match_lines(match, above=match.norm_score >= scan.threshold)
+        lines += _match_lines(match)
     lines.append(
         f"  encoder {scan.encoder_id[:12]}, cohort {(scan.cohort_id or 'none')[:12]}, threshold {scan.threshold:.2f}: "
         f"{printable(scan.threshold_source)}"
     )
-    if scan.verdict == "flagged" and any(match.norm_score >= scan.threshold for match in scan.matches):
+    if scan.verdict == "flagged" and any(match.flagged for match in scan.matches):
         lines.append("  A flag is a lead: listen to the stretches above before anything is done about this track.")
     elif scan.verdict == "flagged":
         lines.append("  The artist it was flagged for has been removed from the registry since.")
     return "\n".join(lines)
 
 
-def _match_lines(match: Match, *, above: bool) -> list[str]:
+def _match_lines(match: Match) -> list[str]:
     """One artist of a scan: whole for the best and for those above the threshold, one line for the others."""
-    mark = "*" if above else " "
-    llr = "" if match.llr is None else f", log10 likelihood ratio {match.llr:+.2f}"
-    scores = f"norm score {match.norm_score:.2f}, cosine {match.score:.3f}{llr}"
+    mark = "*" if match.flagged else " "
+    llr = "" if match.llr is None else f"log10 likelihood ratio {match.llr:+.2f}, "
+    scores = f"{llr}norm score {match.norm_score:.2f}, cosine {match.score:.3f}"
     head = f" {mark}{match.rank}. {printable(match.artist)}: {scores}"
-    if not above and match.rank > 1:
+    if not match.flagged and match.rank > 1:
         return [head]
     words = [] if match.likeness is None else [f"     {match.likeness}"]
     return [

@@ -16,7 +16,7 @@ from registry.verdict import likeness_in_words
 _SCAN_COLUMNS = (
     *("run_id", "path", "scanned_at", "verdict", "reason", "voiced_s", "n_windows", "n_artists"),
     "n_not_matched",
-    *("threshold", "threshold_source", "store_revision", "encoder_id", "cohort_id"),
+    *("threshold", "threshold_source", "store_revision", "encoder_id", "cohort_id", "budget", "calibration_id"),
 )
 _SCANS = f"""
     SELECT s.scan_id, t.content_id, t.duration_s, {", ".join(f"s.{name}" for name in _SCAN_COLUMNS)}
@@ -39,6 +39,7 @@ def add_scan(store: Store, scan: Scan) -> int:
             "score": match.score,
             "norm_score": match.norm_score,
             "llr": match.llr,
+            "flagged": match.flagged,
             "evidence": json.dumps([_without_path(item) for item in match.evidence]),
         }
         for match in scan.matches
@@ -112,6 +113,7 @@ def _scan(store: Store, row: dict[str, Any]) -> Scan:
                 norm_score=match["norm_score"],
                 llr=match["llr"],
                 likeness=likeness_in_words(match["llr"]),
+                flagged=bool(match["flagged"]),
                 evidence=tuple(
                     Evidence(**item, reference=paths.get(item["reference_id"], "(removed)"))
                     for item in match["evidence"]

@@ -251,10 +251,43 @@ def m003_another_encoder(db: Database) -> None:
     )
 
 
+@migrations()
+def m004_calibration(db: Database) -> None:
+    """What thresholds come from: false-flag budgets and calibrations; likeness that is known and accepted."""
+    db.executescript(
+        """
+        CREATE TABLE calibrations (          -- by the owner; the newest active one of an encoder counts
+            version INTEGER PRIMARY KEY AUTOINCREMENT,
+            calibration_id TEXT NOT NULL, encoder_id TEXT NOT NULL, cohort_id TEXT NOT NULL,
+            content TEXT NOT NULL,           -- JSON, as calibration.json beside a model
+            made_at TEXT NOT NULL, made_by TEXT NOT NULL, active INTEGER NOT NULL
+        ) STRICT;
+
+        CREATE TABLE lookalikes (            -- artists whose voices are alike, as somebody noted
+            artist_id INTEGER NOT NULL REFERENCES artists ON DELETE CASCADE,
+            other_id INTEGER NOT NULL REFERENCES artists ON DELETE CASCADE,
+            note TEXT NOT NULL, noted_at TEXT NOT NULL, noted_by TEXT NOT NULL,
+            PRIMARY KEY (artist_id, other_id), CHECK (artist_id < other_id)
+        ) STRICT;
+        CREATE INDEX lookalikes_other ON lookalikes (other_id);
+
+        -- From here on a threshold is one on llr. Earlier ones, on norm_score, have no calibration_id.
+        ALTER TABLE scans ADD COLUMN budget REAL;
+        ALTER TABLE scans ADD COLUMN calibration_id TEXT;
+        ALTER TABLE runs ADD COLUMN budget REAL;
+        ALTER TABLE runs ADD COLUMN calibration_id TEXT;
+        ALTER TABLE runs ADD COLUMN decided_from INTEGER REFERENCES runs ON DELETE SET NULL;
+        ALTER TABLE matches ADD COLUMN flagged INTEGER NOT NULL DEFAULT 0;
+        UPDATE matches SET flagged = 1 WHERE norm_score >= (
+            SELECT threshold FROM scans s WHERE s.scan_id = matches.scan_id AND s.verdict = 'flagged');
+        """
+    )
+
+
 def fold_name(name: str) -> str:
     """A name without regard to case and width, for finding it however it was typed."""
     return unicodedata.normalize("NFKC", name).casefold()
 
 
 #: What this release can read; a database that has had any other migration is from a newer one.
-MIGRATION_NAMES = frozenset({"m001_registry", "m002_trust", "m003_another_encoder"})
+MIGRATION_NAMES = frozenset({"m001_registry", "m002_trust", "m003_another_encoder", "m004_calibration"})

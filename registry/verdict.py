@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from registry.calibration import Threshold
 from registry.records import Match, Verdict
 
 #: Seconds of voice that a recording must hold before anything is said of it. The shortest songs in the development
@@ -42,15 +43,15 @@ def lack_of_voice(voiced_s: float) -> str:
     return f"{found_s:.1f} s of voice found, at least {MIN_VOICE_S:.1f} s is needed"
 
 
-def decide(matches: Sequence[Match], *, threshold: float, voiced_s: float, n_artists: int) -> tuple[Verdict, str]:
+def decide(matches: Sequence[Match], *, threshold: Threshold, voiced_s: float, n_artists: int) -> tuple[Verdict, str]:
     """Decide about a track.
 
     Parameters
     ----------
     matches : sequence of Match
         Best first; may be empty.
-    threshold : float
-        On `norm_score`; a match at or above it is flagged.
+    threshold : Threshold
+        A match whose llr is at or above it is flagged.
     voiced_s : float
         Seconds of voice found in the track.
     n_artists : int
@@ -66,10 +67,10 @@ def decide(matches: Sequence[Match], *, threshold: float, voiced_s: float, n_art
         return "abstained", lack_of_voice(voiced_s)
     if not matches:
         return "clear", "there is no artist to match with"
-    norm_score = matches[0].norm_score
     # Without the artist's name: this sentence is stored, and must say the same after a renaming and nothing of who was
     # removed. The matches beside it have the names.
-    best = f"the best of {n_artists} artists has norm score {norm_score:.3f}"
-    if norm_score >= threshold:
-        return "flagged", f"{best}, the threshold is {threshold:.3f}"
-    return "clear", f"{best}, below the threshold {threshold:.3f}"
+    best = f"the best of {n_artists} artists has log10 likelihood ratio {matches[0].llr:.2f}"
+    extrapolated = " (threshold extrapolated)" if threshold.is_extrapolated else ""
+    if matches[0].flagged:
+        return "flagged", f"{best}, the threshold is {threshold.llr:.2f}{extrapolated}"
+    return "clear", f"{best}, below the threshold {threshold.llr:.2f}{extrapolated}"

@@ -56,7 +56,8 @@ from trial_vectors import (
 from embeddings import selftest
 from embeddings.model_dir import HOUSE, find_model, model_digest
 from registry import metrics, scoring
-from registry.match import find_threshold
+from registry.calibration import DEFAULT_BUDGET, Rule
+from registry.match import encoder_calibration
 
 STOCK = "stock"
 EER_SETS = ("speech", "sung-mir1k", "sung-mir1k+0db", "mix-mir1k")
@@ -393,17 +394,18 @@ def verdict_rows(
     fold: str, sets: Mapping[str, TrialSet], vectors: Mapping[str, Mapping[str, ItemVectors]], encoder: Any
 ) -> list[Row]:
     """How many decisions are not those of stock."""
-    cohort = scoring.prepare_cohort(encoder.cohort.vectors, encoder.cohort.person)
-    threshold, _ = find_threshold(encoder)
+    cohort = scoring.prepare_cohort(encoder.cohort.vectors, encoder.cohort.person, encoder.cohort.condition)
+    calibration = encoder_calibration(encoder)
     rows = []
     for name in VERDICT_SETS:
         pairs = sets[name].pairs()
         at = pairs.test_index, pairs.enroll_index
+        threshold = Rule(calibration, DEFAULT_BUDGET, len(sets[name].models)).threshold(1).llr
         norms, flags = {}, {}
         for system, some in vectors.items():
             scores = shipped_scores(sets[name], some, cohort)
             norms[system] = scores.norm[at]
-            flags[system] = (scores.norm[at] >= threshold) & ~scores.abstains[at[0]]
+            flags[system] = (scores.llr(calibration.llr)[at] >= threshold) & ~scores.abstains[at[0]]
         for system in vectors:
             changed = flags[system] != flags[STOCK]
             figures = {

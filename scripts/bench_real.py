@@ -53,7 +53,8 @@ from embeddings import vocals
 from embeddings.audio import open_audio
 from embeddings.model_dir import HOUSE, model_digest
 from registry import intervals, scoring
-from registry.match import find_threshold
+from registry.calibration import DEFAULT_BUDGET, Rule
+from registry.match import encoder_calibration
 
 SYSTEMS = ("house", "house+pool", "house+norm", "resemblyzer")
 DEFAULT_SYSTEMS = ("house", "house+norm", "resemblyzer")
@@ -188,7 +189,11 @@ def share_estimate(
 
 
 def decision_rows(
-    sets: Mapping[str, TrialSet], shipped: Mapping[str, ShippedScores], threshold: float, n_resamples: int
+    sets: Mapping[str, TrialSet],
+    shipped: Mapping[str, ShippedScores],
+    llrs: Mapping[str, np.ndarray],
+    threshold: float,
+    n_resamples: int,
 ) -> list[Row]:
     """What is flagged and what abstains at the threshold."""
     rows: list[Row] = []
@@ -199,9 +204,9 @@ def decision_rows(
 
     def judged(name: str) -> tuple[Pairs, np.ndarray, np.ndarray]:
         """Pairs of a set; of each, whether it is flagged; whether its test abstains."""
-        pairs, scores = sets[name].pairs(), shipped[name]
-        abstains = scores.abstains[pairs.test_index]
-        return pairs, (scores.norm[pairs.test_index, pairs.enroll_index] >= threshold) & ~abstains, abstains
+        pairs = sets[name].pairs()
+        abstains = shipped[name].abstains[pairs.test_index]
+        return pairs, (llrs[name][pairs.test_index, pairs.enroll_index] >= threshold) & ~abstains, abstains
 
     for name in (*MATES, "mix-mir1k"):
         pairs, flagged, abstains = judged(name)
@@ -221,7 +226,7 @@ def decision_rows(
                 label = f"{name}{part}/by-target"
                 add(label, "flagged_pct", flagged[own], pairs.test_person[own], by_person=True)
                 add(label, "abstained_pct", abstains[own], pairs.test_person[own], by_person=True)
-        rows += source_rows(sets[name], shipped[name], threshold, n_resamples)
+        rows += source_rows(sets[name], shipped[name], llrs[name], threshold, n_resamples)
     for name in SEARCHES:
         trials, (pairs, flagged, _) = sets[name], judged(name)
         at = np.setdiff1d(np.arange(len(trials.tests)), pairs.test_index[pairs.is_target])
@@ -232,12 +237,14 @@ def decision_rows(
     return rows
 
 
-def source_rows(trials: TrialSet, scores: ShippedScores, threshold: float, n_resamples: int) -> list[Row]:
+def source_rows(
+    trials: TrialSet, scores: ShippedScores, llrs: np.ndarray, threshold: float, n_resamples: int
+) -> list[Row]:
     """Of conversions whose original singer or speaker is enrolled too: how many are flagged as that person."""
     models, tests = trials.source_pairs()
     if not len(tests):
         return []
-    flagged = (scores.norm[tests, models] >= threshold) & ~scores.abstains[tests]
+    flagged = (llrs[tests, models] >= threshold) & ~scores.abstains[tests]
     clips = np.unique(tests)
     named = np.array([flagged[tests == clip].any() for clip in clips])
     sources = np.array([trials.tests[clip].source_person for clip in clips])
@@ -460,18 +467,19 @@ def measure(
         tables[system] = {name: mean_scores(sets[name], some) for name in _verified(sets)}
     decisions: list[Row] = []
     if {"house+pool", "house+norm"} & set(systems):
-        cohort = scoring.prepare_cohort(encoder.cohort.vectors, encoder.cohort.person)
+        cohort = scoring.prepare_cohort(encoder.cohort.vectors, encoder.cohort.person, encoder.cohort.condition)
         shipped = {name: shipped_scores(trials, vectors["house"], cohort) for name, trials in sets.items()}
         tables["house+pool"] = {name: scores.pooled for name, scores in shipped.items()}
         tables["house+norm"] = {name: scores.norm for name, scores in shipped.items()}
         if "house+norm" in systems:
-            threshold, source = find_threshold(encoder)
-            decisions = decision_rows(sets, shipped, threshold, n_resamples)
-            n_artists = len(sets["strangers-sung"].models)
+            calibration, n_artists = encoder_calibration(encoder), len(sets["strangers-sung"].models)
+            threshold = Rule(calibration, DEFAULT_BUDGET, n_artists).threshold(1)
+            llrs = {name: scores.llr(calibration.llr) for name, scores in shipped.items()}
+            decisions = decision_rows(sets, shipped, llrs, threshold.llr, n_resamples)
             flagged = {row.trials: row.value for row in decisions if row.metric == "flagged_pct"}
             voiceless = sum(enroll_models(trials, vectors["house"]).n_voiceless for trials in sets.values())
             notes = [
-                f"threshold {threshold:.3f} ({source}); here {n_artists} artists, for clones "
+                f"threshold {threshold.llr:.3f} ({threshold.source}); for clones "
                 + " and ".join(str(len(set(sets[name].model_persons()))) for name in CLONE_SETS),
                 f"missed at it, in %: {100 - flagged['mates-sung']:.0f} of the tracks of enrolled "
                 f"singers, {100 - flagged['clone-singing/by-target']:.0f} of the clones of singing and "

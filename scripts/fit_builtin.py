@@ -5,14 +5,15 @@
     python scripts/fit_builtin.py MODEL_DIR --cohort --nearest      # a newly trained encoder, and its whole card
 
 The last step whenever an encoder, its cohort or the front end has changed. It prints how variants of normalising do,
-chooses the threshold on norm_score (the smallest at which at most `BUDGET_FPIR` of strangers' tracks are flagged), fits
-the llr, and writes calibration.json, golden.json, a section of the card README.md, and last SHA256SUMS, against which
+fits the llr and the tail of strangers' best scores, from which the registry takes its thresholds, and writes
+calibration.json, golden.json, a section of the card README.md, and last SHA256SUMS, against which
 the built-in directory is checked whenever it is loaded. A model directory without cohort.npz gets one first, and with
 --cohort another: the persons of cohort/, spoken and made into singing, alone and over music. That needs pyworld.
 
-Scores are those of `registry.scoring`, as `registry.match` uses them. A track is flagged when its best artist reaches
-the threshold; strangers include enrolled singers, each matched against the others. Tracks with too little voice
-abstain: they are never flagged, and missed where an enrolled voice sings.
+Scores are those of `registry.scoring` and `registry.llr`, as `registry.match` uses them. A track is flagged when its
+best artist reaches the threshold; strangers include enrolled singers, each matched against the others. Tracks with too
+little voice abstain: they are never flagged, and missed where an enrolled voice sings. The tail is of
+`populations.score_population`: more voices, and longer tracks, than the sets of trials have.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from typing import Any
 
 import numpy as np
 from make_trials import TrialSet, build_trials
+from populations import Population, score_population
 from training.overlap import nearest_persons, opaque
 from trial_audio import DEFAULT_AUDIO, active_samples, load_mono, loop_from, mix_at_level, trim_silence
 from trial_vectors import (
@@ -48,16 +50,21 @@ from trial_vectors import (
 
 from embeddings.model_dir import CALIBRATION, CARD, COHORT, HOUSE_DIR, Cohort, load_cohort, model_digest, write_sums
 from embeddings.selftest import write_golden
-from registry import metrics, scoring
+from registry import llr, metrics, scoring, tail
+from registry.calibration import DEFAULT_BUDGET, Calibration
 from registry.condense import MAX_TEMPLATES, condense_windows
+from registry.tail import Tail
 
 FOLD = "A"
-#: Share of strangers' tracks that may be flagged at the threshold that is shipped. At 1 % this encoder misses nine
-#: clones of ten, and a registry that finds nothing protects nobody; at 10 % reviewers drown.
-BUDGET_FPIR = 0.03
-#: What is printed, and kept in calibration.json and the card, so that an owner can choose another with --threshold.
-BUDGETS_FPIR = (0.01, 0.03, 0.05, 0.1)
-#: The strangers that the budget is for; each set weighs the same.
+#: Share of strangers' tracks that the ways of normalising are compared at.
+COMPARED_FPIR = 0.01
+#: What is kept in calibration.json and the card, so that an owner can choose a budget.
+BUDGETS_FPIR = (0.003, 0.01, 0.03, 0.1)
+#: Scores of each probe that are kept, for what other thresholds would miss.
+N_RANKS = 50
+#: Numbers of artists that the card has thresholds for.
+N_ARTISTS = (1, 5, 30, 100, 1000, 10_000)
+#: Strangers of the sets of trials; each set weighs the same.
 STRANGER_SETS = ("strangers-spoken", "strangers-sung", "strangers-sung+6db", "strangers-sung+0db")
 #: Where enrolled voices are heard: name in the tables -> set.
 PROBES = {
@@ -69,12 +76,12 @@ PROBES = {
 }
 #: Also counted at the threshold, without a say in it.
 ONLY_COUNTED = ("strangers-mixes", "instrumentals")
-#: Scores that each part of a mixture gives to the fit of the llr, so that parts weigh the same whatever their size.
-SCORES_PER_PART = 1000
 
 #: How a person of the cohort is heard. Music is 0 to 8 dB under the voice.
 COHORT_CONDITIONS = ("spoken", "sung", "spoken+music", "sung+music")
 COHORT_MUSIC_DB = (0.0, 8.0)
+#: Parts of the cohort that are tried alone.
+COHORT_VARIANTS = {"spoken": ("spoken",), "sung": ("sung",), "over music": ("spoken+music", "sung+music")}
 COHORT_SEED = 1
 #: Songs made of a clip, and pieces of music under it spoken and sung: a clip is one or two windows, and one song or one
 #: piece is a poor sample of songs and of music.
@@ -130,7 +137,7 @@ class FoldScores:
         return scores
 
 
-def budget_point(groups: Sequence[np.ndarray], budget: float = BUDGET_FPIR) -> metrics.OpenSetPoint:
+def budget_point(groups: Sequence[np.ndarray], budget: float = COMPARED_FPIR) -> metrics.OpenSetPoint:
     """Smallest threshold that flags at most `budget` of strangers, each group weighing the same."""
     scores = np.concatenate(groups)
     weights = np.concatenate([np.full(len(group), 1 / len(group)) for group in groups])
@@ -154,25 +161,39 @@ def missed_everywhere(fold: FoldScores, tables: Mapping[str, Table], threshold: 
     return missed
 
 
-def even_quantiles(scores: np.ndarray, n: int) -> np.ndarray:
-    """n of the scores, evenly spread over their ranks: a part of a mixture, of the size asked for."""
-    chosen: np.ndarray = np.quantile(scores, (np.arange(n) + 0.5) / n, method="inverted_cdf")
-    return chosen
+def fit_mixture(fold: FoldScores, measured: Mapping[str, np.ndarray]) -> llr.LlrModel:
+    """The llr of every probe against single artists scored with strangers, parts alike, persons imitated alike."""
+    target, target_weights = [], []
+    for probe, name in PROBES.items():
+        pairs = fold.sets[name].pairs()
+        own = np.flatnonzero(pairs.is_target & ~fold.abstains[name][pairs.test_index])
+        weights = np.ones(len(own))
+        if probe == "clones":
+            _, person, n_of_person = np.unique(pairs.test_person[own], return_inverse=True, return_counts=True)
+            weights = 1 / n_of_person[person]
+        target.append(measured[name][pairs.test_index[own], pairs.enroll_index[own]])
+        target_weights.append(weights / weights.sum())
+    nontarget = [fold.single_artists(name, measured[name]) for name in STRANGER_SETS]
+    weights = [np.full(len(rows), 1 / len(rows)) for rows in nontarget]
+    return llr.fit_llr(
+        np.concatenate(target), np.concatenate(nontarget), np.concatenate(target_weights), np.concatenate(weights)
+    )
 
 
-def fit_mixture(fold: FoldScores, tables: Mapping[str, Table]) -> tuple[float, float]:
-    """Slope and intercept of the llr: every probe against single artists scored with strangers, parts alike."""
-    target = []
+def found_llrs(fold: FoldScores, tables: Mapping[str, Table]) -> dict[str, list[float | None]]:
+    """llr of tracks with their own artist, by probe, at `N_RANKS` ranks; persons imitated alike; None: abstaining."""
+    found = {}
     for probe, name in PROBES.items():
         scores, persons = fold.targets(name, tables[name])
-        judged = scores > -np.inf
-        scores, persons = scores[judged], persons[judged]
-        parts = [scores[persons == p] for p in np.unique(persons)] if probe == "clones" else [scores]
-        target += [even_quantiles(part, SCORES_PER_PART // len(parts)) for part in parts]
-    nontarget = [
-        even_quantiles(fold.single_artists(name, tables[name]), SCORES_PER_PART * len(PROBES)) for name in STRANGER_SETS
-    ]
-    return scoring.fit_llr(np.concatenate(target), np.concatenate(nontarget))
+        weights = np.ones(len(scores))
+        if probe == "clones":
+            _, person, n_of_person = np.unique(persons, return_inverse=True, return_counts=True)
+            weights = 1 / n_of_person[person]
+        order = np.argsort(scores)
+        ranks = (np.cumsum(weights[order]) - weights[order] / 2) / weights.sum()
+        chosen = scores[order][np.searchsorted(ranks, (np.arange(N_RANKS) + 0.5) / N_RANKS).clip(max=len(order) - 1)]
+        found[probe] = [round(float(x), 2) if np.isfinite(x) else None for x in chosen]
+    return found
 
 
 # --- variants of normalising ------------------------------------------------------------------------------------------
@@ -211,35 +232,46 @@ def measure_variants(
     fold: FoldScores,
     shipped: Mapping[str, ShippedScores],
     vectors: Mapping[str, ItemVectors],
-    cohort: scoring.CohortModel,
+    cohort: Cohort,
+    model: llr.LlrModel,
 ) -> list[dict[str, Any]]:
-    """FNIR of every probe at the budget, each variant with its own threshold: rows of the table that is printed.
+    """FNIR of every probe at `COMPARED_FPIR`, each variant with its own threshold: rows of the table that is printed.
 
-    Twice: the budget for all strangers, enrolled singers against the other artists among them, as the threshold is
-    chosen; and for those only who are not enrolled, most of whom are not trained singers.
+    Twice: the budget for all strangers, enrolled singers against the other artists among them; and for those only who
+    are not enrolled, most of whom are not trained singers.
     """
     needed = list(dict.fromkeys([*STRANGER_SETS, *PROBES.values()]))
 
-    def common_spread(trials: TrialSet, top: int) -> Table:
-        with cohort_top(top):
-            return shipped_scores(trials, vectors, cohort).norm
+    def common_spread(rows: np.ndarray, top: int) -> Score:
+        chosen = scoring.prepare_cohort(cohort.vectors[rows], cohort.person[rows])
 
+        def score(trials: TrialSet) -> Table:
+            with cohort_top(top):
+                return shipped_scores(trials, vectors, chosen).norm
+
+        return score
+
+    def own(top: int) -> Score:
+        return lambda trials: own_spreads(trials, vectors, shipped[trials.name].pooled, whole, top)
+
+    whole, every = scoring.prepare_cohort(cohort.vectors, cohort.person), np.ones(len(cohort.person), bool)
     variants: dict[str, Score] = {"raw cosine": lambda trials: shipped[trials.name].pooled}
-    for top in (20, 75, 150):
-        variants[f"AS-norm, own spreads, top {top}"] = lambda trials, top=top: own_spreads(  # type: ignore[misc]
-            trials, vectors, shipped[trials.name].pooled, cohort, top
-        )
-    for top in (30, 75, 150):
-        name = f"common spread, top {top}" + (" (shipped)" if top == scoring.COHORT_TOP else "")
-        variants[name] = lambda trials, top=top: common_spread(trials, top)  # type: ignore[misc]
+    for top in (20, 150):
+        variants[f"AS-norm, own spreads, top {top}"] = own(top)
+    for top in (30, 75):
+        variants[f"common spread, top {top}"] = common_spread(every, top)
+    if cohort.condition is not None:
+        for name, conditions in COHORT_VARIANTS.items():
+            if (rows := np.isin(cohort.condition, conditions)).any():
+                variants[f"common spread, cohort {name}"] = common_spread(rows, scoring.COHORT_TOP)
+    variants["common spread, cohort mixed (shipped)"] = lambda trials: shipped[trials.name].norm
+    variants["and calibrated (shipped)"] = lambda trials: shipped[trials.name].llr(model)
     rows = []
     for name, score in variants.items():
         tables = {set_name: score(fold.sets[set_name]) for set_name in needed}
         row: dict[str, Any] = {"variant": name}
         for population, with_enrolled in (("all strangers", True), ("nobody enrolled", False)):
-            point = budget_point(
-                [fold.strangers(s, tables[s], with_enrolled=with_enrolled) for s in STRANGER_SETS], BUDGET_FPIR
-            )
+            point = budget_point([fold.strangers(s, tables[s], with_enrolled=with_enrolled) for s in STRANGER_SETS])
             missed = missed_everywhere(fold, tables, point.threshold)
             row[population] = {"threshold": round(point.threshold, 3), "fnir_pct": rounded(missed)}
         rows.append(row)
@@ -345,15 +377,15 @@ def variants_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     head = f"{'threshold':>12}" + "".join(f"{probe:>8}" for probe in probes)
     populations = [key for key in rows[0] if key != "variant"] if rows else []
     lines = [
-        f"{f'FNIR % at FPIR {BUDGET_FPIR:.0%}, fold A':34}" + "".join(f"{name:^{len(head)}}" for name in populations),
-        f"{'':34}" + head * len(populations),
+        f"{f'FNIR % at FPIR {COMPARED_FPIR:.0%}, fold A':38}" + "".join(f"{name:^{len(head)}}" for name in populations),
+        f"{'':38}" + head * len(populations),
     ]
     for row in rows:
         cells = "".join(
             f"{row[name]['threshold']:>12.3f}" + "".join(f"{row[name]['fnir_pct'][probe]:>8.1f}" for probe in probes)
             for name in populations
         )
-        lines.append(f"{row['variant']:34}{cells}")
+        lines.append(f"{row['variant']:38}{cells}")
     return lines
 
 
@@ -378,7 +410,7 @@ def group_rows(fold: FoldScores, tables: Mapping[str, Table], threshold: float) 
                 "tracks": len(at),
                 "flagged_pct": round(100 * float(np.mean(scores >= threshold)), 2),
                 "abstained_pct": round(100 * float(fold.abstains[name][at].mean()), 1),
-                "threshold_alone": round(float(budget_point([scores]).threshold), 3),
+                "threshold_alone": round(float(budget_point([scores], DEFAULT_BUDGET).threshold), 3),
                 "crossed": dict(crossed.most_common()),
             }
         )
@@ -402,9 +434,22 @@ def groups_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def operating_points_table(points: Sequence[Mapping[str, Any]]) -> list[str]:
     head = ["budget", "threshold", *(f"{probe} missed %" for probe in PROBES)]
     rows = [
-        [f"{point['budget_fpir']:.0%}", f"{point['threshold']:.2f}", *(f"{v:.1f}" for v in point["fnir_pct"].values())]
+        [f"{point['budget']:g}", f"{point['threshold']:.2f}", *(f"{v:.1f}" for v in point["fnir_pct"].values())]
         for point in points
     ]
+    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def thresholds_table(strangers: Tail) -> list[str]:
+    """Thresholds by number of artists and budget; with how many powers of ten they lie beyond the strangers."""
+    head = ["artists", *(f"budget {budget:g}" for budget in BUDGETS_FPIR)]
+    rows = []
+    for n in N_ARTISTS:
+        cells = []
+        for budget in BUDGETS_FPIR:
+            beyond = tail.decades_beyond(strangers, budget, n)
+            cells.append(f"{tail.threshold_for(strangers, budget, n):.2f}" + (f" (+{beyond:.1f})" if beyond else ""))
+        rows.append([f"{n:,}", *cells])
     return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
 
 
@@ -444,32 +489,35 @@ def card_section(
     nearest : sequence of (score, person of train/, person of dev/), optional
         From `training.overlap.nearest_persons`.
     """
-    missed = ", ".join(f"{probe} {value:.1f}" for probe, value in calibration["fnir_pct"].items())
-    flagged = ", ".join(
-        f"{row['group'].removeprefix('strangers-')} {row['flagged_pct']:.1f}" for row in calibration["strangers"]
-    )
-    llr = calibration["llr"]
+    fitted = calibration["llr"]
+    weights = " + ".join(f"{weight:.3f} {name}" for name, weight in fitted["weights"].items())
+    strangers = Tail.from_dict(calibration["tail"])
     return "\n".join(
         [
             CARD_BEGIN,
             "## Cohort",
             cohort,
             "",
-            "## Threshold",
-            f"norm_score {calibration['threshold']:.3f}: {calibration['threshold_source']}. Found by "
-            f"`scripts/fit_builtin.py` (likeness {calibration['likeness_version']}, {calibration['made_at'][:10]}), "
-            "strangers who speak, sing, and sing over music at +6 and +0 dB weighing the same.",
+            "## Calibration",
+            f"By `scripts/fit_builtin.py` (likeness {calibration['likeness_version']}, {calibration['made_at'][:10]}), "
+            f"{calibration['source']}.",
             "",
-            f"At it, on the same fold and so optimistic: missed (FNIR %) {missed}; flagged (FPIR %) {flagged}. mixes: "
-            "MIR-1K, enrolled from three songs; clones: of singing, averaged over the persons imitated. With other "
-            "budgets for the share of strangers' tracks that is flagged:",
+            f"llr (log10) = {weights} {fitted['intercept']:+.3f}. Positives: {fitted['positives']}. Negatives: "
+            f"{fitted['negatives']}.",
+            "",
+            f"Thresholds on it follow from the false-flag budget and the number of artists, by the tail of the best "
+            f"scores of {strangers.n_strangers} strangers ({calibration['tail_population']}; {strangers.n_exceedances} "
+            f"exceedances; shape {strangers.shape:.2f}, {strangers.shape_low:.2f} to {strangers.shape_high:.2f}). In "
+            "brackets how many powers of ten beyond one stranger a threshold lies:",
+            "",
+            *thresholds_table(strangers),
+            "",
+            f"What that misses with {calibration['n_artists']} artists (FNIR %), on the same fold and so optimistic. "
+            "mixes: MIR-1K, enrolled from three songs; clones: of singing, averaged over the persons imitated:",
             "",
             *operating_points_table(calibration["operating_points"]),
             "",
-            f"llr = {llr['slope']:.4f} norm_score {llr['intercept']:+.4f} (log10), {llr['at_threshold']:.2f} at the "
-            f"threshold. Positives: {llr['positives']}. Negatives: {llr['negatives']}.",
-            "",
-            "Who is flagged at the threshold, and each group's own threshold for the budget:",
+            f"Who is flagged with a budget of {DEFAULT_BUDGET:g}, and each group's own threshold for it:",
             "",
             *fenced(groups_table(calibration["strangers"])),
             "",
@@ -513,49 +561,47 @@ def write_card(path: Path, section: str) -> None:
 
 
 def fit(
-    sets: dict[str, TrialSet], vectors: Mapping[str, ItemVectors], cohort: Cohort, *, with_variants: bool = True
+    sets: dict[str, TrialSet],
+    vectors: Mapping[str, ItemVectors],
+    cohort: Cohort,
+    population: Population,
+    *,
+    with_variants: bool = True,
 ) -> dict[str, Any]:
-    """Choose the threshold, fit the llr: the content of calibration.json but for ids and dates."""
-    model = scoring.prepare_cohort(cohort.vectors, cohort.person)
-    shipped = {name: shipped_scores(trials, vectors, model) for name, trials in sets.items()}
-    tables = {name: scores.norm for name, scores in shipped.items()}
+    """Fit llr and tail: the content of calibration.json but for ids and dates."""
+    prepared = scoring.prepare_cohort(cohort.vectors, cohort.person, cohort.condition)
+    shipped = {name: shipped_scores(trials, vectors, prepared) for name, trials in sets.items()}
     fold = FoldScores(sets, {name: scores.abstains for name, scores in shipped.items()})
-    strangers = [fold.strangers(name, tables[name]) for name in STRANGER_SETS]
-    # norm_scores are reported and compared in thousandths: the next one above the best stranger that must not pass.
-    thresholds = {budget: round(budget_point(strangers, budget).threshold + 0.001, 3) for budget in BUDGETS_FPIR}
-    threshold = thresholds[BUDGET_FPIR]
-    slope, intercept = fit_mixture(fold, tables)
+    model = fit_mixture(fold, {name: scores.measured for name, scores in shipped.items()})
+    tables = {name: scores.llr(model) for name, scores in shipped.items()}
+    strangers = tail.fit_tail(population.llr(model), *population.codes(), first=population.sings)
     n_artists = len(sets[STRANGER_SETS[0]].models)
-    groups = group_rows(fold, tables, threshold)
+    # llrs are reported and compared in hundredths.
+    thresholds = {budget: round(tail.threshold_for(strangers, budget, n_artists), 3) for budget in BUDGETS_FPIR}
+    threshold = thresholds[DEFAULT_BUDGET]
     return {
-        "threshold": threshold,
-        "threshold_source": (
-            f"flags {100 * BUDGET_FPIR:.0f} % of strangers' tracks of the development recordings, fold {FOLD}, "
-            f"against {n_artists} artists; provisional"
-        ),
-        # Another of these makes other norm_scores, and the threshold is no longer one.
+        "source": f"calibrated on the development recordings, fold {FOLD}",
+        # Another of these makes other scores, and the calibration is no longer one.
         "scoring": scoring.CONSTANTS,
-        "budget_fpir": BUDGET_FPIR,
-        "n_artists": n_artists,
-        "n_strangers": {
-            row["group"]: {"persons": row["persons"], "tracks": row["tracks"]} for row in groups[: len(STRANGER_SETS)]
-        },
-        "strangers": groups,
-        "fnir_pct": rounded(missed_everywhere(fold, tables, threshold)),
-        "operating_points": [
-            {"budget_fpir": budget, "threshold": value, "fnir_pct": rounded(missed_everywhere(fold, tables, value))}
-            for budget, value in thresholds.items()
-        ],
         "llr": {
-            "slope": slope,
-            "intercept": intercept,
-            "at_threshold": slope * threshold + intercept,
+            **model.as_dict(),
+            "prior": llr.PRIOR,
             "positives": "tracks of enrolled singers as they are, over music at +6 dB and at +0 dB, real karaoke "
             "mixes, and clones of singing (persons imitated alike), a fifth each",
             "negatives": "strangers against every single artist: speaking, singing, and singing over music at +6 dB "
             "and at +0 dB, a quarter each",
         },
-        "variants": measure_variants(fold, shipped, vectors, model) if with_variants else [],
+        "tail": strangers.as_dict(),
+        "tail_population": "sung and spoken, alone and over music at +6 and +0 dB, tracks of 10, 60 and 240 s, alike; "
+        f"galleries of up to {len(population.voices)} voices, the {int(population.sings.sum())} singers first",
+        "found": found_llrs(fold, tables),
+        "n_artists": n_artists,
+        "strangers": group_rows(fold, tables, threshold),
+        "operating_points": [
+            {"budget": budget, "threshold": value, "fnir_pct": rounded(missed_everywhere(fold, tables, value))}
+            for budget, value in thresholds.items()
+        ],
+        "variants": measure_variants(fold, shipped, vectors, cohort, model) if with_variants else [],
     }
 
 
@@ -583,7 +629,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if cohort is None:
         print(f"{directory}: making {COHORT} from cohort/voice", file=sys.stderr)
         arrays = make_cohort(house, options.audio, options.accompaniment)
-        cohort = Cohort(arrays["vectors"], arrays["person"], "not written")
+        cohort = Cohort(arrays["vectors"], arrays["person"], "not written", arrays["condition"])
         if not options.dry_run:
             np.savez(directory / COHORT, **arrays)  # type: ignore[arg-type]  # numpy's stub takes a bool among them
             cohort = load_cohort(directory)
@@ -596,13 +642,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     items = {key: item for trials in sets.values() for key, item in trials.audio_items().items()}
     vectors = embed_items(options.audio, items, house, options.cache, label=f"fold {FOLD}")
+    prepared = scoring.prepare_cohort(cohort.vectors, cohort.person, cohort.condition)
+    population = score_population(options.audio, FOLD, house, prepared, options.cache)
     calibration = {
         "encoder_id": encoder.encoder_id,
         "cohort_id": cohort.cohort_id,
-        **fit(sets, vectors, cohort),
+        **fit(sets, vectors, cohort, population),
         "likeness_version": version("likeness"),
         "made_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
+    Calibration.from_dict(calibration)  # what is written can be read
     n_abstaining = sum(item.abstains for item in vectors.values())
     print(
         f"encoder {encoder.encoder_id[:12]}, cohort {cohort.cohort_id[:12]}; {len(items):,} sounds, "
@@ -610,13 +659,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print("\n".join(["", *variants_table(calibration["variants"]), ""]))
     print("\n".join([*groups_table(calibration["strangers"]), ""]))
+    print("\n".join([*thresholds_table(Tail.from_dict(calibration["tail"])), ""]))
     print("\n".join(operating_points_table(calibration["operating_points"])))
-    missed = ", ".join(f"{probe} {value:.1f}" for probe, value in calibration["fnir_pct"].items())
-    llr = calibration["llr"]
-    print(
-        f"\nthreshold {calibration['threshold']:.3f}: {calibration['threshold_source']}\nmissed (FNIR %): {missed}\n"
-        f"llr = {llr['slope']:.4f} norm_score {llr['intercept']:+.4f}; {llr['at_threshold']:.2f} at the threshold"
-    )
+    print(f"\nllr: {calibration['llr']['weights']}, {calibration['llr']['intercept']:+.4f}")
     nearest = nearest_persons(options.audio, house, options.cache) if options.nearest else None
     if nearest:
         print("\n".join(["", *nearest_table(nearest)]))

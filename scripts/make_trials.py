@@ -302,7 +302,7 @@ MANIFESTS = ("dev/voices.csv", "dev/strangers.csv", "dev/music.csv", "dev/instru
 
 
 @dataclass(frozen=True)
-class _Material:
+class Material:
     """What one fold has to offer."""
 
     fold: str
@@ -318,7 +318,8 @@ class _Material:
     music: dict[str, list[tuple[str, float]]]  # piece: [(path, duration_s), ...]
 
 
-def _read_material(audio_root: Path, fold: str, seed: int) -> _Material:
+def read_material(audio_root: Path, fold: str, seed: int) -> Material:
+    """Read the manifests of `audio_root` for one fold."""
     if fold not in FOLDS:
         raise ValueError(f"fold is {fold!r}; A or B")
     rows, digests = {}, {}
@@ -355,7 +356,7 @@ def _read_material(audio_root: Path, fold: str, seed: int) -> _Material:
         )
         for row in _pieces_of_fold(rows["dev/instrumental.csv"], fold)
     ]
-    return _Material(
+    return Material(
         fold=fold,
         seed=seed,
         manifests=digests,
@@ -390,7 +391,7 @@ def _pieces_of_fold(rows: list[dict[str, str]], fold: str) -> list[dict[str, str
     return sorted(chosen, key=lambda row: row["path"])
 
 
-def _rng(seed: int, *labels: str) -> np.random.Generator:
+def rng_of(seed: int, *labels: str) -> np.random.Generator:
     """A generator of its own for each thing drawn, so that a new clip changes no other clip's draw."""
     digest = hashlib.sha256("\0".join([str(seed), *labels]).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
@@ -402,7 +403,7 @@ def _rng(seed: int, *labels: str) -> np.random.Generator:
 class _Builder:
     """Collects clips, models and tests of one set; a clip gets one number however often it is used."""
 
-    def __init__(self, material: _Material, name: str, scope: str, rule: str) -> None:
+    def __init__(self, material: Material, name: str, scope: str, rule: str) -> None:
         self.material, self.name, self.scope, self.rule = material, name, scope, rule
         self._number: dict[Clip, int] = {}
         self._models: list[Model] = []
@@ -448,7 +449,7 @@ def build_trials(audio_root: Path, fold: str, seed: int = SEED) -> dict[str, Tri
     dict of str to TrialSet
         By name, in the order of the table at the top.
     """
-    material = _read_material(audio_root, fold, seed)
+    material = read_material(audio_root, fold, seed)
     sets = []
     for corpus in SUNG_CORPORA:
         clean = _all_pairs(material, f"sung-{corpus}", [c for c in material.singing if c.corpus == corpus])
@@ -469,7 +470,7 @@ def build_trials(audio_root: Path, fold: str, seed: int = SEED) -> dict[str, Tri
     return {trials.name: trials for trials in sets}
 
 
-def _all_pairs(material: _Material, name: str, clips: list[Clip]) -> TrialSet:
+def _all_pairs(material: Material, name: str, clips: list[Clip]) -> TrialSet:
     builder = _Builder(
         material, name, "corpus", "each clip against each clip of another recording of its corpus, both orders"
     )
@@ -483,7 +484,7 @@ def _all_pairs(material: _Material, name: str, clips: list[Clip]) -> TrialSet:
     return builder.build()
 
 
-def _karaoke_pairs(material: _Material) -> TrialSet:
+def _karaoke_pairs(material: Material) -> TrialSet:
     builder = _Builder(
         material,
         "sung-mir1k+mix",
@@ -497,7 +498,7 @@ def _karaoke_pairs(material: _Material) -> TrialSet:
     return builder.build()
 
 
-def _karaoke_three_songs(material: _Material) -> TrialSet:
+def _karaoke_three_songs(material: Material) -> TrialSet:
     builder = _Builder(
         material,
         "mix-mir1k",
@@ -505,7 +506,7 @@ def _karaoke_three_songs(material: _Material) -> TrialSet:
         f"every choice of {SONGS_ENROLLED} songs of a singer (clean voice) against clips with accompaniment of "
         "the songs left",
     )
-    for person, clips in _by_person(_of_corpus(material.singing, "mir1k")).items():
+    for person, clips in by_person(_of_corpus(material.singing, "mir1k")).items():
         for songs in itertools.combinations(sorted({clip.recording for clip in clips}), SONGS_ENROLLED):
             builder.model("+".join([person, *songs]), [clip for clip in clips if clip.recording in songs])
     for clip in _of_corpus(material.mixes, "mir1k"):
@@ -513,14 +514,14 @@ def _karaoke_three_songs(material: _Material) -> TrialSet:
     return builder.build()
 
 
-def _cross_style(material: _Material) -> TrialSet:
+def _cross_style(material: Material) -> TrialSet:
     builder = _Builder(
         material,
         "cross-style",
         "corpus",
         "everybody with speech and singing: a model of all the speech of a person against each clip of singing",
     )
-    spoken, sung = _by_person(material.speech), _by_person(material.singing)
+    spoken, sung = by_person(material.speech), by_person(material.singing)
     for person in sorted(spoken.keys() & sung.keys()):
         builder.model(person, spoken[person])
         for clip in sung[person]:
@@ -528,15 +529,15 @@ def _cross_style(material: _Material) -> TrialSet:
     return builder.build()
 
 
-def _clones(material: _Material, vocal: str) -> TrialSet:
+def _clones(material: Material, vocal: str) -> TrialSet:
     builder = _Builder(
         material,
         f"clone-{vocal}",
         "all",
         "each clone against each person of the fold, a model per person and site; the source of a conversion left out",
     )
-    speech = _by_person(material.speech)
-    voices = {**speech, **_by_person(material.singing)} if vocal == "singing" else speech
+    speech = by_person(material.speech)
+    voices = {**speech, **by_person(material.singing)} if vocal == "singing" else speech
     for person, clips in sorted(voices.items()):
         for site, of_site in itertools.groupby(sorted(clips, key=lambda c: (c.site, c.path)), key=lambda c: c.site):
             builder.model(f"{person}@{site}", of_site)
@@ -548,7 +549,7 @@ def _clones(material: _Material, vocal: str) -> TrialSet:
 
 
 def _open_set(
-    material: _Material, name: str, strangers: list[Clip], *, mates: list[Clip] | None = None, role: str = "stranger"
+    material: Material, name: str, strangers: list[Clip], *, mates: list[Clip] | None = None, role: str = "stranger"
 ) -> TrialSet:
     builder = _Builder(
         material,
@@ -558,7 +559,7 @@ def _open_set(
         "the recordings left; strangers: everybody else, and the enrolled each without their own model",
     )
     enrolled = _gallery_recordings(material)
-    for person, clips in _by_person(material.singing).items():
+    for person, clips in by_person(material.singing).items():
         if person in enrolled:
             builder.model(person, [clip for clip in clips if clip.recording in enrolled[person]])
     for clip in sorted(material.singing if mates is None else mates, key=lambda c: c.path):
@@ -569,33 +570,34 @@ def _open_set(
     return builder.build()
 
 
-def _gallery_recordings(material: _Material) -> dict[str, set[str]]:
+def _gallery_recordings(material: Material) -> dict[str, set[str]]:
     """Recordings each singer of the gallery is enrolled from: half of them, rounded up."""
     enrolled = {}
-    for person, clips in _by_person(material.singing).items():
+    for person, clips in by_person(material.singing).items():
         recordings = sorted({clip.recording for clip in clips})
         if len(recordings) > 1 and clips[0].corpus not in NOT_IN_GALLERY:
-            order = _rng(material.seed, "gallery", person).permutation(len(recordings))
+            order = rng_of(material.seed, "gallery", person).permutation(len(recordings))
             enrolled[person] = {recordings[i] for i in order[: (len(recordings) + 1) // 2]}
     return enrolled
 
 
-def _with_music(material: _Material, clean: TrialSet) -> list[TrialSet]:
+def _with_music(material: Material, clean: TrialSet) -> list[TrialSet]:
     """The same trials with music under the tests, at each level."""
     return [
         replace(
             clean,
             name=f"{clean.name}+{level_db:g}db",
             rule=f"{clean.rule}; music of dev/music under the test side, {level_db:+g} dB",
-            tests=tuple(replace(test, item=_under_music(material, test.item.path, level_db)) for test in clean.tests),
+            tests=tuple(replace(test, item=under_music(material, test.item.path, level_db)) for test in clean.tests),
         )
         for level_db in LEVELS_DB
     ]
 
 
-def _under_music(material: _Material, path: str, level_db: float) -> AudioItem:
+def under_music(material: Material, path: str, level_db: float) -> AudioItem:
+    """A clip over a piece of the fold's music, always the same one at the same offset for the same path."""
     # By piece first: one of them has seven clips, and would otherwise be under a quarter of the voices.
-    rng = _rng(material.seed, "music", path)
+    rng = rng_of(material.seed, "music", path)
     pieces = sorted(material.music)
     clips = sorted(material.music[pieces[rng.integers(len(pieces))]])
     music_path, duration_s = clips[rng.integers(len(clips))]
@@ -606,11 +608,12 @@ def _of_corpus(clips: list[Clip], corpus: str) -> list[Clip]:
     return sorted((clip for clip in clips if clip.corpus == corpus), key=lambda clip: clip.path)
 
 
-def _by_person(clips: list[Clip]) -> dict[str, list[Clip]]:
-    by_person: dict[str, list[Clip]] = defaultdict(list)
+def by_person(clips: list[Clip]) -> dict[str, list[Clip]]:
+    """Clips of each person, in order."""
+    of_person: dict[str, list[Clip]] = defaultdict(list)
     for clip in sorted(clips, key=lambda clip: (clip.person_id, clip.path)):
-        by_person[clip.person_id].append(clip)
-    return dict(by_person)
+        of_person[clip.person_id].append(clip)
+    return dict(of_person)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

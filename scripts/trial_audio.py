@@ -45,12 +45,16 @@ DEFAULT_AUDIO = Path(os.environ.get("LIKENESS_AUDIO") or Path(__file__).resolve(
 
 @dataclass(frozen=True)
 class AudioItem:
-    """One thing to hear: a clip, and what is mixed under it.
+    """One thing to hear: a clip or several, and what is mixed under it.
 
     Attributes
     ----------
     path : str
         The clip, below the folder of recordings.
+    then : tuple of str
+        Clips that follow it without a gap.
+    length_s : float or None
+        Seconds that the clips are repeated to; None for as long as they are.
     music_path : str or None
         The music under it, below the same folder; None for the clip as it is.
     music_offset_s : float
@@ -63,13 +67,18 @@ class AudioItem:
     music_path: str | None = None
     music_offset_s: float = 0.0
     level_db: float = 0.0
+    then: tuple[str, ...] = ()
+    length_s: float | None = None
 
     @property
     def key(self) -> str:
         """The same for the same sound, different for different sounds: the name to cache an embedding under."""
+        voice = "+".join([self.path, *self.then])
+        if self.length_s is not None:
+            voice += f"|{self.length_s:.2f}s"
         if self.music_path is None:
-            return self.path
-        return f"{self.path}|{self.music_path}@{self.music_offset_s:.2f}s|{self.level_db:+g}dB"
+            return voice
+        return f"{voice}|{self.music_path}@{self.music_offset_s:.2f}s|{self.level_db:+g}dB"
 
 
 def render(audio_root: Path, item: AudioItem) -> np.ndarray:
@@ -86,7 +95,10 @@ def render(audio_root: Path, item: AudioItem) -> np.ndarray:
     (n,) float32
         Mono at `RATE_HZ`.
     """
-    voice = load_mono(audio_root / item.path)
+    clips = [load_mono(audio_root / path) for path in (item.path, *item.then)]
+    voice = np.concatenate(clips) if item.then else clips[0]
+    if item.length_s is not None:
+        voice = loop_from(voice, 0, round(item.length_s * RATE_HZ))
     if item.music_path is None:
         return voice
     music = loop_from(_load_music(audio_root / item.music_path), round(item.music_offset_s * RATE_HZ), voice.size)

@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from make_trials import TrialSet
@@ -32,9 +32,12 @@ from embeddings import vocals
 from embeddings.extract import Encoder
 from registry import scoring
 from registry.condense import condense_windows
+from registry.llr import LlrModel, llr_of, measures
 from registry.verdict import MIN_VOICE_S
 
 DEFAULT_CACHE = Path.home() / ".cache" / "likeness-bench"
+
+_FORMAT = "2"  # of kept vectors
 
 #: Windows waiting before those of one length are embedded together: about 130 MB of sound.
 WINDOWS_AT_ONCE = 512
@@ -48,6 +51,8 @@ class ItemVectors:
     ----------
     vectors : (n, dim) float32
         Unit rows in time order, at least one.
+    presence : (n,) float32
+        Share of each window in which voice was found; 1 for a system that does not say.
     voiced_s, duration_s : float
         Seconds in which the system found voice, and seconds in all.
     fell_back : bool
@@ -55,6 +60,7 @@ class ItemVectors:
     """
 
     vectors: np.ndarray
+    presence: np.ndarray
     voiced_s: float
     duration_s: float
     fell_back: bool
@@ -86,30 +92,30 @@ class House:
         if encoder.rate_hz != RATE_HZ:
             raise ValueError(f"the encoder wants {encoder.rate_hz} Hz, the sounds of trials have {RATE_HZ} Hz")
         self._encoder = encoder
+        self.hop_s = encoder.hop_s
         # The code of the window selection too: while one is being tried, its version is still the old one.
         self.cache_id = _sha256(encoder.encoder_id, code_without_words(Path(vocals.__file__).read_text("utf-8")))
 
     def embed(self, sounds: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, ItemVectors]]:
         """Embed sounds; see `System`."""
-        waiting: list[tuple[str, list[np.ndarray], vocals.VocalWindows, bool]] = []
+        waiting: list[_Waiting] = []
         n_windows = 0
         for key, samples in sounds:
             chosen = vocals.VocalWindows([samples], RATE_HZ, self._encoder.window_s, self._encoder.hop_s)
-            kept = [windows.samples for windows in chosen]
+            kept = [(windows.samples, windows.presence) for windows in chosen]
             fell_back = not kept
             if fell_back:
-                kept = [all_windows(samples, self._encoder.window_s, self._encoder.hop_s)]
-            waiting.append((key, kept, chosen, fell_back))
-            n_windows += sum(map(len, kept))
+                windows = all_windows(samples, self._encoder.window_s, self._encoder.hop_s)
+                kept = [(windows, np.zeros(len(windows), np.float32))]
+            waiting.append(_Waiting(key, kept, chosen, fell_back))
+            n_windows += sum(len(windows) for windows, _ in kept)
             if n_windows >= WINDOWS_AT_ONCE:
                 yield from self._embed_together(waiting)
                 waiting, n_windows = [], 0
         yield from self._embed_together(waiting)
 
-    def _embed_together(
-        self, waiting: list[tuple[str, list[np.ndarray], vocals.VocalWindows, bool]]
-    ) -> Iterator[tuple[str, ItemVectors]]:
-        rows = [row for _, kept, _, _ in waiting for windows in kept for row in windows]
+    def _embed_together(self, waiting: list[_Waiting]) -> Iterator[tuple[str, ItemVectors]]:
+        rows = [row for sound in waiting for windows, _ in sound.kept for row in windows]
         of_length: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
             of_length.setdefault(len(row), []).append(i)
@@ -118,11 +124,21 @@ class House:
             embedded = self._encoder.embed_windows(np.stack([rows[i] for i in numbers]))
             vectors.update(zip(numbers, embedded, strict=True))
         at = 0
-        for key, kept, chosen, fell_back in waiting:
-            n = sum(map(len, kept))
-            own = np.stack([vectors[i] for i in range(at, at + n)])
-            at += n
-            yield key, ItemVectors(own, float(chosen.voiced_s), float(chosen.duration_s), fell_back)
+        for sound in waiting:
+            presence = np.concatenate([presence for _, presence in sound.kept])
+            own = np.stack([vectors[i] for i in range(at, at + len(presence))])
+            at += len(presence)
+            seconds = float(sound.chosen.voiced_s), float(sound.chosen.duration_s)
+            yield sound.key, ItemVectors(own, presence, *seconds, sound.fell_back)
+
+
+class _Waiting(NamedTuple):
+    """A sound that waits to be embedded: its windows with the voice in them, and what chose them."""
+
+    key: str
+    kept: list[tuple[np.ndarray, np.ndarray]]
+    chosen: vocals.VocalWindows
+    fell_back: bool
 
 
 class Resemblyzer:
@@ -153,7 +169,8 @@ class Resemblyzer:
                 speech = self._preprocess(samples, source_sr=RATE_HZ)
             fell_back = len(speech) == 0
             vector = self._encoder.embed_utterance(samples if fell_back else speech)[None].astype(np.float32)
-            yield key, ItemVectors(vector, len(speech) / RATE_HZ, len(samples) / RATE_HZ, fell_back)
+            seconds = len(speech) / RATE_HZ, len(samples) / RATE_HZ
+            yield key, ItemVectors(vector, np.ones(1, np.float32), *seconds, fell_back)
 
 
 def all_windows(samples: np.ndarray, window_s: float, hop_s: float) -> np.ndarray:
@@ -211,7 +228,7 @@ def embed_items(
     """
     folder = cache_dir / system.cache_id[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {key: folder / f"{_sha256(key, MIXING_RULE)[:32]}.npz" for key in items}
+    paths = {key: folder / f"{_sha256(_FORMAT, key, MIXING_RULE)[:32]}.npz" for key in items}
     found = {key: _read(path) for key, path in paths.items() if path.is_file()}
     missing = [key for key in items if key not in found]
     started, heard_s = time.perf_counter(), 0.0
@@ -232,12 +249,13 @@ def embed_items(
 def _read(path: Path) -> ItemVectors:
     with np.load(path, allow_pickle=False) as kept:
         voiced_s, duration_s, fell_back = kept["measures"].tolist()
-        return ItemVectors(kept["vectors"], voiced_s, duration_s, bool(fell_back))
+        return ItemVectors(kept["vectors"], kept["presence"], voiced_s, duration_s, bool(fell_back))
 
 
 def _write(path: Path, item: ItemVectors) -> None:
     body = io.BytesIO()
-    np.savez(body, vectors=item.vectors, measures=np.array([item.voiced_s, item.duration_s, item.fell_back]))
+    measures = np.array([item.voiced_s, item.duration_s, item.fell_back])
+    np.savez(body, vectors=item.vectors, presence=item.presence, measures=measures)
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")  # two benches may run at once
     try:
         partial.write_bytes(body.getvalue())
@@ -304,17 +322,28 @@ class ShippedScores:
     Attributes
     ----------
     pooled, norm : (n_tests, n_models) float64
-        Pooled cosines, and norm_scores rounded as `registry.match` reports and decides on them.
+        Pooled cosines and norm_scores.
+    accompaniment : (n_tests,) float64
     abstains : (n_tests,) bool
     """
 
     pooled: np.ndarray
     norm: np.ndarray
+    accompaniment: np.ndarray
     abstains: np.ndarray
+
+    @property
+    def measured(self) -> np.ndarray:
+        """`registry.llr.measures`: (n_tests, n_models, 2) float64."""
+        return measures(self.norm, self.accompaniment[:, None])
+
+    def llr(self, model: LlrModel) -> np.ndarray:
+        """(n_tests, n_models) float64, rounded as `registry.match` reports and decides on them."""
+        return np.round(llr_of(self.measured, model), 2)
 
 
 def shipped_scores(trials: TrialSet, vectors: Mapping[str, ItemVectors], cohort: scoring.CohortModel) -> ShippedScores:
-    """Score every test of a set against every model exactly as `registry.match` does.
+    """Score every test of a set against every model as `registry.match` does a track of one section.
 
     Parameters
     ----------
@@ -326,13 +355,14 @@ def shipped_scores(trials: TrialSet, vectors: Mapping[str, ItemVectors], cohort:
     """
     gallery = enroll_models(trials, vectors)
     shape = len(trials.tests), len(trials.models)
-    pooled, norm = np.empty(shape), np.empty(shape)
+    pooled, norm, accompaniment = np.empty(shape), np.empty(shape), np.empty(shape[0])
     for i, key in enumerate(trials.test_keys()):
         windows = vectors[key].vectors
         scores = scoring.pool_scores(windows, gallery.vectors, gallery.starts)
         pooled[i] = scores
         norm[i] = scoring.normalise(scores, windows, gallery.vectors, gallery.starts, cohort)
-    return ShippedScores(pooled, np.round(norm, 3), abstentions(trials, vectors))
+        accompaniment[i] = scoring.accompaniment(windows, cohort)
+    return ShippedScores(pooled, norm, accompaniment, abstentions(trials, vectors))
 
 
 def abstentions(trials: TrialSet, vectors: Mapping[str, ItemVectors]) -> np.ndarray:

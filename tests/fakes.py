@@ -17,6 +17,7 @@ import pytest
 from embeddings.extract import Voiceprint
 from embeddings.model_dir import CALIBRATION, COHORT, Cohort, load_calibration, load_cohort
 from registry import rights, scoring
+from registry.calibration import DEFAULT_BUDGET
 from registry.enroll import Enrollment, enroll_recording
 from registry.match import Matcher
 from registry.records import Consent, NewTemplate, Reference
@@ -28,7 +29,8 @@ RATE_HZ = 16000
 BAND_HZ = 500.0
 ENCODER_ID = "f" * 64
 COHORT_ID = "c" * 64
-#: On `norm_score`. The fake cohort's spread is about 0.3, so a cosine of 1 is some three spreads above strangers.
+#: On the llr, which is the norm_score here. The fake cohort's spread is about 0.3, so a cosine of 1 is some three
+#: spreads above strangers.
 THRESHOLD = 2.0
 CONSENT = Consent("release-2026-014")
 
@@ -73,9 +75,18 @@ def fake_calibration(cohort_id: str, threshold: float = THRESHOLD) -> dict[str, 
         "encoder_id": ENCODER_ID,
         "cohort_id": cohort_id,
         "scoring": scoring.CONSTANTS,
-        "threshold": threshold,
-        "threshold_source": "made up for tests",
-        "llr": {"slope": 1.0, "intercept": -1.5},
+        "source": "made up for tests",
+        "llr": {"weights": {"norm_score": 1.0, "accompaniment": 0.0}, "intercept": 0.0},
+        "tail": fake_tail(threshold),
+    }
+
+
+def fake_tail(threshold: float = THRESHOLD) -> dict[str, Any]:
+    """A tail that has this threshold with the default budget, however many artists there are."""
+    return {
+        **{"n_voices": 1, "levels": [threshold - 2, threshold], "shares": [0.5, DEFAULT_BUDGET], "start": threshold},
+        **{"scale": 0.5, "shape": 0.0, "shape_low": -0.1, "shape_high": 0.1},
+        **{"sizes": [1], "galleries": [1.0], "growth": 0.0, "n_strangers": 1000, "n_exceedances": 100},
     }
 
 

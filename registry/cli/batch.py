@@ -22,7 +22,8 @@ from registry.cli.common import (
     note,
     open_registry,
     progress_bar,
-    threshold_option,
+    threshold_choice,
+    threshold_options,
 )
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(exists=True, readable=False, path_type=Path))
 @home_option
-@threshold_option
+@threshold_options
 @max_hours_option
 @click.option(
     "--output",
@@ -56,7 +57,9 @@ if TYPE_CHECKING:
 def batch(
     inputs: tuple[Path, ...],
     home: Path,
+    budget: float | None,
     threshold: float | None,
+    accept_extrapolation: bool,
     max_hours: float,
     output_path: Path | None,
     workers: int,
@@ -82,6 +85,7 @@ def batch(
       likeness batch deliveries/ --output outcomes.jsonl
       likeness batch tonight.csv --workers 4 --output outcomes.jsonl
     """
+    choice = threshold_choice(budget, threshold, accept_extrapolation)
     from functools import partial
 
     from embeddings.encoder import SpeechBrainEncoder
@@ -109,7 +113,7 @@ def batch(
                 return encoders.enter_context(closing(EncoderProcess(make_encoder, source, trusted)))
 
             encoder = start_encoder()
-            matcher = Matcher(store, encoder, note, threshold=threshold)
+            matcher = Matcher(store, encoder, note, **choice)
             run = open_run(store, matcher, inputs, items, note, new_run=new_run, repin=repin)
             pipeline = Pipeline(store, matcher, encoder, start_encoder, workers, Limits(max_hours=max_hours))
             _examine(store, pipeline, run, output_path)

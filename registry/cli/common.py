@@ -91,14 +91,43 @@ def _check_finite(context: click.Context, parameter: click.Parameter, value: flo
     return value
 
 
-def threshold_option(command: Command) -> Command:
-    """Add --threshold."""
-    return click.option(
+def threshold_options(command: Command) -> Command:
+    """Add --budget, --threshold and --accept-extrapolation; `threshold_choice` reads them."""
+    command = click.option(
+        "--accept-extrapolation",
+        is_flag=True,
+        help="Also use a threshold that lies more than two powers of ten beyond what the calibration can show.",
+    )(command)
+    command = click.option(
         "--threshold",
         type=float,
         callback=_check_finite,
-        help="Flag at or above this many standard deviations above strangers, instead of the encoder's own threshold.",
+        metavar="LLR",
+        help="Flag at or above this log10 likelihood ratio, whatever the budget.",
     )(command)
+    return click.option(
+        "--budget",
+        metavar="SHARE",
+        callback=_read_budget,
+        help="False-flag budget for this command: the share of tracks without an enrolled voice that may be flagged, "
+        "such as 0.01 or 1%. [default: `likeness config get false-flag-budget`]",
+    )(command)
+
+
+def _read_budget(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    from registry.config import parse_budget
+
+    try:
+        return None if value is None else parse_budget(value)
+    except ValueError as error:
+        raise click.BadParameter(f"a budget {error}, not {value}") from error
+
+
+def threshold_choice(budget: float | None, threshold: float | None, accept_extrapolation: bool) -> dict[str, Any]:
+    """What `threshold_options` gave, as `registry.match.Matcher` takes it; contradictions are refused."""
+    if budget is not None and threshold is not None:
+        raise click.UsageError("--budget and --threshold both say when to flag; give one of them")
+    return {"budget": budget, "threshold": threshold, "accept_extrapolation": accept_extrapolation}
 
 
 def max_hours_option(command: Command) -> Command:

@@ -128,7 +128,7 @@ def enroll(
                 if outcome.similar_artist is not None and matcher is not None:
                     warn(
                         f"{path}: sounds like {outcome.similar_artist} "
-                        f"(norm score {outcome.similar_norm_score:.2f}, threshold {matcher.threshold:.2f}); "
+                        f"(log10 likelihood ratio {outcome.similar_llr:.2f}, threshold {matcher.threshold.llr:.2f}); "
                         "the same person under two names, or two alike voices?"
                     )
         write_store_index(store, note)

@@ -46,7 +46,7 @@ def list_models(home: Path, output_format: str) -> None:
 @home_option
 @format_option
 def show(source: str, home: Path, output_format: str) -> None:
-    """Show an encoder: its ids, cohort, threshold, licence and card. SOURCE is house, a directory or a hub id.
+    """Show an encoder: its ids, cohort, calibration, licence and card. SOURCE is house, a directory or a hub id.
 
     Nothing of it is run. Without a network, a hub's model is shown if it was fetched before.
 

@@ -15,7 +15,8 @@ from registry.cli.common import (
     note,
     open_registry,
     progress_bar,
-    threshold_option,
+    threshold_choice,
+    threshold_options,
     write_scans,
 )
 
@@ -24,7 +25,7 @@ from registry.cli.common import (
 @click.argument("tracks", nargs=-1, required=True, type=click.Path(readable=False, path_type=Path))
 @home_option
 @format_option
-@threshold_option
+@threshold_options
 @max_hours_option
 @click.option("--no-save", is_flag=True, help="Do not keep the result in the registry.")
 @click.option("--fail-on", type=click.Choice(["flagged"]), help="Exit with 5 if a track is flagged.")
@@ -32,7 +33,9 @@ def query(
     tracks: tuple[Path, ...],
     home: Path,
     output_format: str,
+    budget: float | None,
     threshold: float | None,
+    accept_extrapolation: bool,
     max_hours: float,
     no_save: bool,
     fail_on: str | None,
@@ -46,7 +49,9 @@ def query(
     Examples:
       likeness query suspect.mp3
       likeness query uploads/*.flac --json --fail-on flagged
+      likeness query suspect.mp3 --budget 1e-3
     """
+    choice = threshold_choice(budget, threshold, accept_extrapolation)
     from contextlib import closing
 
     from embeddings.errors import InvalidAudio
@@ -64,7 +69,7 @@ def query(
         if store.read_only and not no_save:
             raise RegistryError(f"{home}: cannot be written to, so results cannot be kept; --no-save goes without")
         encoder = load_encoder(store)
-        matcher = Matcher(store, encoder, note, threshold=threshold)
+        matcher = Matcher(store, encoder, note, **choice)
         limits = Limits(max_hours=max_hours)
         with closing(ChildDecoder(encoder, limits)) as decoder, progress_bar("tracks") as progress:
             task = progress.add_task("matching", total=len(tracks), note="")

@@ -23,6 +23,7 @@ from registry.cli.common import (
 
 if TYPE_CHECKING:
     from embeddings.limits import Limits
+    from registry.calibration import Calibration
     from registry.reembed import Lacking
     from registry.store import Store
 
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Only say what there is to do; read no audio, write nothing.")
 @click.option("--leave-out", is_flag=True, help="Go over although some references cannot be made anew; they wait.")
 @click.option(
-    "--no-threshold",
+    "--no-calibration",
     is_flag=True,
-    help="Go over although the encoder has no threshold of its own; query and batch then need --threshold.",
+    help="Go over although the encoder has no calibration; nothing is decided then before `likeness calibrate`.",
 )
 @click.option("--abandon", is_flag=True, help="Drop what is prepared, and stay with the present encoder.")
 @max_hours_option
@@ -52,7 +53,7 @@ def reembed(
     trust_model: bool,
     dry_run: bool,
     leave_out: bool,
-    no_threshold: bool,
+    no_calibration: bool,
     abandon: bool,
     max_hours: float,
     home: Path,
@@ -78,12 +79,12 @@ def reembed(
       likeness reembed --encoder models/ours --trust-model --leave-out
       likeness reembed --abandon
     """
-    if abandon and (source or trust_model or dry_run or leave_out or no_threshold):
+    if abandon and (source or trust_model or dry_run or leave_out or no_calibration):
         raise click.UsageError("--abandon drops what is prepared; the other options are for going on")
     from embeddings.limits import Limits
     from registry.config import allow_model, encoder_source, load_model, source_name
     from registry.errors import RegistryError
-    from registry.match import find_threshold
+    from registry.match import find_calibration
     from registry.reembed import alone, begin, preparation, survey
 
     with open_registry(home) as store:
@@ -98,7 +99,8 @@ def reembed(
         encoder = load_model(source, trusted)
         encoder_id = encoder.encoder_id
         # None is asked for where none is needed; a cohort is, for without one nothing can be scored.
-        threshold = find_threshold(encoder, 0.0 if no_threshold else None)
+        needless = no_calibration and encoder.cohort is not None
+        calibration = None if needless else find_calibration(store, encoder)
         todo, is_another = survey(store, encoder_id), encoder_id != store.encoder_id
         outcome = {"from_encoder_id": store.encoder_id, "source": source, "encoder_id": encoder_id}
         if dry_run:
@@ -131,7 +133,7 @@ def reembed(
     if lacking:
         note(f"{len(lacking)} references are not matched: they wait for their recordings, and for `likeness reembed`")
     if is_another:
-        _say_what_else_changes(source, None if no_threshold else threshold, n_runs)
+        _say_what_else_changes(source, calibration, n_runs)
     if lacking and not leave_out:
         raise click.exceptions.Exit(EXIT_SKIPPED)
 
@@ -183,13 +185,13 @@ def _go_over(store: Store, encoder: Any, limits: Limits, leave_out: bool) -> tup
     return lacking, True
 
 
-def _say_what_else_changes(source: str, threshold: tuple[float, str] | None, n_runs: int) -> None:
+def _say_what_else_changes(source: str, calibration: Calibration | None, n_runs: int) -> None:
     from embeddings.model_dir import HOUSE
 
-    if threshold is None:
-        note("it has no threshold of its own: give query and batch --threshold")
+    if calibration is None:
+        note("it has no calibration, so nothing is decided before `likeness calibrate`")
     else:
-        note(f"its threshold is {threshold[0]:.2f}: {threshold[1]}")
+        note(f"its calibration: {calibration.source}")
     note("its scores are on another scale than before: a --threshold that you give by hand has to be found anew")
     if source != HOUSE:
         note("what `enroll` asks of recordings of one voice was measured with the built-in encoder")

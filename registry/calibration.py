@@ -1,0 +1,191 @@
+"""What makes scores evidence and decisions: the llr model and the tail that were fitted together, and their threshold.
+
+A calibration belongs to one encoder, one cohort and one way of scoring. The encoder's own comes with it
+(calibration.json beside the model); the owner of a registry may fit another (`registry.calibrate`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from registry import scoring
+from registry.errors import NoThreshold
+from registry.llr import LlrModel
+from registry.tail import REFUSED_BEYOND, SAID_BEYOND, Tail, decades_beyond, threshold_for
+
+#: Nothing is flagged below this log10 likelihood ratio, however few artists there are and however large the budget:
+#: a flag must be at least slightly more probable with the artist's voice than without.
+LEAST_LLR = math.log10(2)
+
+#: False-flag budget while the owner has set none: the share of strangers' tracks that may be flagged.
+DEFAULT_BUDGET = 0.03
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A calibration, read and checked.
+
+    Attributes
+    ----------
+    calibration_id : str
+        sha256 of its content.
+    encoder_id, cohort_id : str
+        What it belongs to.
+    constants : dict
+        `registry.scoring.CONSTANTS` when it was fitted.
+    llr : LlrModel
+    tail : Tail
+    source : str
+        What it was fitted on, for people.
+    found : dict of str to tuple of float
+        For each way in which enrolled voices were heard (``clean``, ``clones``, ...): the llr of such tracks at evenly
+        spread ranks, rising; -inf (in JSON null) for those that abstained.
+    content : dict
+        All of it, as plain JSON types.
+    """
+
+    calibration_id: str
+    encoder_id: str
+    cohort_id: str
+    constants: dict[str, Any]
+    llr: LlrModel
+    tail: Tail
+    source: str
+    found: dict[str, tuple[float, ...]]
+    content: dict[str, Any]
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Calibration:
+        """Read a calibration from plain JSON types; `ValueError` says what is wrong with it."""
+        missing = sorted({"encoder_id", "cohort_id", "scoring", "llr", "tail", "source"} - set(content))
+        if missing:
+            raise ValueError(f"it has no {', '.join(missing)}")
+        try:
+            tail = Tail.from_dict(content["tail"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"its tail is not one: {error}") from error
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return cls(
+            calibration_id=hashlib.sha256(text.encode()).hexdigest(),
+            encoder_id=str(content["encoder_id"]),
+            cohort_id=str(content["cohort_id"]),
+            constants=dict(content["scoring"]),
+            llr=LlrModel.from_dict(content["llr"]),
+            tail=tail,
+            source=str(content["source"]),
+            found={
+                str(how): tuple(-math.inf if llr is None else float(llr) for llr in llrs)
+                for how, llrs in content.get("found", {}).items()
+            },
+            content=dict(content),
+        )
+
+    def missed(self, threshold: float) -> dict[str, float]:
+        """Share of the tracks of each of `found` that stay below a threshold on llr: FNIR, as far as was measured."""
+        return {how: sum(llr < threshold for llr in llrs) / len(llrs) for how, llrs in self.found.items() if llrs}
+
+    def misfit(self, encoder_id: str, cohort_id: str) -> str | None:
+        """What it was fitted for instead of these and of the present way of scoring; None where it fits."""
+        for name, own, present in (
+            ("encoder", self.encoder_id, encoder_id),
+            ("cohort", self.cohort_id, cohort_id),
+        ):
+            if own != present:
+                return f"{name} ({own[:12]}, this is {present[:12]})"
+        if self.constants != scoring.CONSTANTS:
+            return f"way of scoring ({self.constants}, this is {scoring.CONSTANTS})"
+        return None
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What an llr must reach to be flagged, and on what grounds.
+
+    Attributes
+    ----------
+    llr : float
+        log10 likelihood ratio.
+    source : str
+        One phrase for a person.
+    budget : float or None
+        The false-flag budget that it keeps; None where the caller set the threshold itself.
+    decades_beyond : float
+        How far it lies beyond what the strangers it was fitted on can show, in powers of ten.
+    """
+
+    llr: float
+    source: str
+    budget: float | None = None
+    decades_beyond: float = 0.0
+
+    @property
+    def is_extrapolated(self) -> bool:
+        """Whether a verdict must say so."""
+        return self.decades_beyond > SAID_BEYOND
+
+
+class Rule:
+    """How a threshold comes about for each track: set by the caller, or from a budget over some artists.
+
+    Parameters
+    ----------
+    calibration : Calibration
+    budget : float
+        False-flag budget, in (0, 1).
+    n_artists : int
+        Artists that are matched.
+    llr : float, optional
+        The caller's own threshold, in the place of the budget's.
+    accept_extrapolation : bool
+        Go on more than `REFUSED_BEYOND` powers of ten beyond what the strangers can show.
+
+    Raises
+    ------
+    NoThreshold
+        The threshold would be extrapolated too far.
+    """
+
+    def __init__(
+        self,
+        calibration: Calibration,
+        budget: float,
+        n_artists: int,
+        *,
+        llr: float | None = None,
+        accept_extrapolation: bool = False,
+    ) -> None:
+        if llr is not None and not math.isfinite(llr):
+            raise NoThreshold(f"threshold {llr}: a finite number is needed, no llr is at or above this one")
+        self._calibration, self._budget, self._llr = calibration, budget, llr
+        self._n_artists = max(1, n_artists)
+        threshold = self.threshold(1)
+        if threshold.decades_beyond > REFUSED_BEYOND and not accept_extrapolation:
+            raise NoThreshold(
+                f"false-flag budget {budget:g} over {n_artists} artists: the threshold would lie "
+                f"{threshold.decades_beyond:.1f} powers of ten beyond what {calibration.tail.n_strangers} strangers "
+                "can show; a larger budget, more strangers (`likeness calibrate`), or --accept-extrapolation"
+            )
+
+    @property
+    def asked(self) -> list[Any]:
+        """What was asked for: the same whoever is enrolled."""
+        return ["budget", self._budget] if self._llr is None else ["llr", self._llr]
+
+    def threshold(self, n_sections: int) -> Threshold:
+        """The threshold of a track of so many sections, which share the budget."""
+        if self._llr is not None:
+            return Threshold(self._llr, "set by the caller")
+        share, tail = self._budget / n_sections, self._calibration.tail
+        llr = max(LEAST_LLR, threshold_for(tail, share, self._n_artists))
+        beyond = decades_beyond(tail, share, self._n_artists)
+        source = f"false-flag budget {100 * self._budget:g} % over {self._n_artists} artists"
+        if n_sections > 1:
+            source += f", shared by {n_sections} sections"
+        if beyond > SAID_BEYOND:
+            source += f"; threshold extrapolated {beyond:.1f} powers of ten beyond {tail.n_strangers} strangers"
+        return Threshold(round(llr, 3), f"{source}; {self._calibration.source}", self._budget, round(beyond, 2))

@@ -1,0 +1,67 @@
+"""Calibrations that the owner fitted: the SQL of their versions, as functions on an open `Store`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from registry import audit
+from registry.calibration import Calibration
+from registry.errors import RegistryError, StoreDamaged
+from registry.store import Store, now
+
+
+def active_calibration(store: Store, encoder_id: str, cohort_id: str) -> Calibration | None:
+    """The registry's own calibration for an encoder and its cohort; None where the encoder's own counts."""
+    rows = store.rows(
+        "SELECT version, content FROM calibrations WHERE encoder_id = ? AND cohort_id = ? AND active "
+        "ORDER BY version DESC LIMIT 1",
+        [encoder_id, cohort_id],
+    )
+    if not rows:
+        return None
+    try:
+        calibration = Calibration.from_dict(json.loads(rows[0]["content"]))
+    except (ValueError, TypeError) as error:
+        raise StoreDamaged(f"calibration {rows[0]['version']}: {error}; `likeness calibrate --rollback`") from error
+    # One of an earlier way of scoring waits until it is fitted anew.
+    return None if calibration.misfit(encoder_id, cohort_id) else calibration
+
+
+def add_calibration(store: Store, calibration: Calibration) -> int:
+    """Keep a calibration as a new version, which counts from now on; returns the version."""
+    with store.writing():
+        version = store.insert(
+            "calibrations",
+            {
+                "calibration_id": calibration.calibration_id,
+                "encoder_id": calibration.encoder_id,
+                "cohort_id": calibration.cohort_id,
+                "content": json.dumps(calibration.content),
+                "made_at": now(),
+                "made_by": store.actor,
+                "active": 1,
+            },
+        )
+        audit.append(store, "calibration.add", {"version": version, "calibration_id": calibration.calibration_id})
+    return version
+
+
+def roll_back(store: Store) -> tuple[int, int | None]:
+    """Retire the newest version that counts; returns it and the one that counts now, None for the encoder's own."""
+    with store.writing():
+        rows = store.rows("SELECT version FROM calibrations WHERE active ORDER BY version DESC LIMIT 2")
+        if not rows:
+            raise RegistryError("no calibration of this registry's own is in use; the encoder's own counts already")
+        version, before = rows[0]["version"], rows[1]["version"] if len(rows) > 1 else None
+        store.db.table("calibrations").update(version, {"active": 0})
+        audit.append(store, "calibration.rollback", {"version": version, "now": before})
+    return version, before
+
+
+def list_calibrations(store: Store) -> list[dict[str, Any]]:
+    """Versions, newest first, without their content."""
+    return store.rows(
+        "SELECT version, calibration_id, encoder_id, made_at, made_by, active, content ->> '$.source' AS source "
+        "FROM calibrations ORDER BY version DESC"
+    )
