@@ -69,6 +69,8 @@ class Calibration:
             tail = Tail.from_dict(content["tail"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"its tail is not one: {error}") from error
+        if not all(isinstance(content.get(name, {}), Mapping) for name in ("scoring", "llr", "found")):
+            raise ValueError("scoring, llr and found are not objects")
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return cls(
             calibration_id=hashlib.sha256(text.encode()).hexdigest(),
@@ -127,6 +129,10 @@ class Threshold:
     def is_extrapolated(self) -> bool:
         """Whether a verdict must say so."""
         return self.decades_beyond > SAID_BEYOND
+
+    def is_reached(self, llr: float) -> bool:
+        """Whether an artist with this log10 likelihood ratio is flagged."""
+        return llr >= self.llr
 
 
 class Rule:
@@ -188,4 +194,6 @@ class Rule:
             source += f", shared by {n_sections} sections"
         if beyond > SAID_BEYOND:
             source += f"; threshold extrapolated {beyond:.1f} powers of ten beyond {tail.n_strangers} strangers"
-        return Threshold(round(llr, 3), f"{source}; {self._calibration.source}", self._budget, round(beyond, 2))
+        # Up to the hundredth: llrs are reported and compared in hundredths, and none may look equal to it and be below.
+        llr = math.ceil(100 * llr - 1e-6) / 100
+        return Threshold(llr, f"{source}; {self._calibration.source}", self._budget, round(beyond, 2))

@@ -50,10 +50,13 @@ def add_calibration(store: Store, calibration: Calibration) -> int:
 def roll_back(store: Store) -> tuple[int, int | None]:
     """Retire the newest version that counts; returns it and the one that counts now, None for the encoder's own."""
     with store.writing():
-        rows = store.rows("SELECT version FROM calibrations WHERE active ORDER BY version DESC LIMIT 2")
+        rows = store.rows("SELECT version, encoder_id, cohort_id FROM calibrations WHERE active ORDER BY version DESC")
         if not rows:
             raise RegistryError("no calibration of this registry's own is in use; the encoder's own counts already")
-        version, before = rows[0]["version"], rows[1]["version"] if len(rows) > 1 else None
+        version, *belongs_to = rows[0].values()
+        # One of another encoder does not count in its place.
+        earlier = (row["version"] for row in rows[1:] if [row["encoder_id"], row["cohort_id"]] == belongs_to)
+        before = next(earlier, None)
         store.db.table("calibrations").update(version, {"active": 0})
         audit.append(store, "calibration.rollback", {"version": version, "now": before})
     return version, before

@@ -190,6 +190,11 @@ def _erase_artist_rows(store: Store, artist_id: int) -> int:
         table: store.rows(f"SELECT COUNT(*) AS n FROM {table} WHERE {chosen}", [given])[0]["n"] for table in counted
     }
     removed = {"references" if table == "artist_references" else table: n for table, n in removed.items()}
+    removed["lookalikes"] = store.rows(
+        "SELECT COUNT(*) AS n FROM lookalikes WHERE artist_id IN (SELECT value FROM json_each(?1)) "
+        "OR other_id IN (SELECT value FROM json_each(?1))",
+        [given],
+    )[0]["n"]
     kept = store.rows(
         # Of a registry from before copies were each artist's own, one may be shared.
         f"SELECT kept_path FROM artist_references GROUP BY kept_path HAVING kept_path IS NOT NULL AND MIN({chosen})",
@@ -508,6 +513,8 @@ def _cleaned(text: str, work: dict[str, Any]) -> str:
     scan["matches"] = [match for match in scan["matches"] if match["artist_id"] not in work.get("artist_ids", [])]
     for match in scan["matches"]:
         match["evidence"] = [e for e in match["evidence"] if e["reference_id"] != work.get("reference_id")]
+        if "lookalike_ids" in match:  # of releases from 0.2 on
+            match["lookalike_ids"] = [i for i in match["lookalike_ids"] if i not in work.get("artist_ids", [])]
     return text if json.dumps(scan["matches"]) == before else json.dumps(line) + "\n"
 
 

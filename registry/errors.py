@@ -86,8 +86,16 @@ class NoThreshold(RegistryError):
     """A verdict is asked for and no threshold is on record for this encoder, calibration and budget."""
 
 
+class TooFewRecordings(RegistryError):
+    """Something would be fitted to fewer persons or recordings than it takes."""
+
+
 class RunMismatch(RegistryError):
     """A run would be resumed with another registry, encoder, settings or list than it began with."""
+
+
+class UndecidableRun(RegistryError):
+    """A run cannot be decided again from what was kept of it."""
 
 
 class StoreTooNew(RegistryError):

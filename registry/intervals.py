@@ -7,7 +7,7 @@ far too narrow (Bolle et al. 2004, Error analysis of pattern recognition systems
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,9 @@ from registry.metrics import (
     checked_scores,
     checked_share,
     checked_weights,
+    cllr,
     eer,
+    llr_costs,
     min_dcf,
     roc,
 )
@@ -215,6 +217,84 @@ def bootstrap_open_set(
         replicates = search.points(fpir, drawn[:, mate_index], drawn[:, stranger_index]).fnir
         estimates[fpir] = _estimate(value, replicates, level)
     return estimates
+
+
+def bootstrap_cllr(
+    llrs: ArrayLike,
+    is_target: ArrayLike,
+    enroll_person: ArrayLike,
+    test_person: ArrayLike,
+    *,
+    n_resamples: int = DEFAULT_RESAMPLES,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """`registry.metrics.cllr` with an interval from resampling persons, drawn as `bootstrap_verification` draws them.
+
+    Parameters
+    ----------
+    llrs, is_target : (n_trials,)
+        log10 likelihood ratios, -inf where a track abstained: left out, as by `cllr`.
+    enroll_person, test_person : (n_trials,) int or str
+        As for `bootstrap_verification`.
+    """
+    values, mask = checked_scores("llrs", llrs), np.asarray(is_target, dtype=np.bool_)
+    people, person_of = np.unique(np.concatenate([enroll_person, test_person]), return_inverse=True)
+    enroll, test = person_of[: values.size], person_of[values.size :]
+    enrolled = np.zeros(people.size, dtype=np.bool_)
+    enrolled[enroll] = True
+    drawn = _draw_persons(n_resamples, [np.flatnonzero(enrolled), np.flatnonzero(~enrolled)], people.size, seed)
+    value = cllr(values[mask], values[~mask])
+    replicates: FloatArray = np.zeros(n_resamples)
+    for side in (mask, ~mask):
+        at = np.flatnonzero(side & (values > -np.inf))
+        costs = llr_costs(values[at], is_target=bool(side is mask))
+        # Sums over each pair of persons once: weights are of pairs, and a resample is then two small products.
+        pair, n = enroll[at] * people.size + test[at], people.size**2
+        cost = np.bincount(pair, weights=costs, minlength=n).reshape(people.size, -1)
+        count = np.bincount(pair, minlength=n).astype(np.float64).reshape(people.size, -1)
+        if side is mask:  # model and track are of one person, who counts once
+            sums = drawn @ np.diag(cost), drawn @ np.diag(count)
+        else:
+            sums = ((drawn @ cost) * drawn).sum(axis=1), ((drawn @ count) * drawn).sum(axis=1)
+        with np.errstate(invalid="ignore"):  # 0 / 0 where a resample holds no such person
+            replicates += sums[0] / sums[1] / 2
+    return _estimate(value, replicates, level)
+
+
+def bootstrap_share(
+    values: ArrayLike,
+    person: ArrayLike,
+    *,
+    n_resamples: int = DEFAULT_RESAMPLES,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Mean of one figure per track, such as whether it was flagged, with an interval from resampling persons.
+
+    Parameters
+    ----------
+    values : (n_tracks,) float or bool
+        In [0, 1], at least one.
+    person : (n_tracks,) int or str
+        Whose track each is.
+
+    Notes
+    -----
+    Where all are 0, or all are 1, every resample agrees. The other end of the interval is then the share of persons
+    that would be hit by chance in none (or all) of n with a probability of ``1 - level``: about 3 / n (rule of three).
+    """
+    figures = checked_scores("values", values)
+    if not figures.size:
+        raise ValueError("no values; a share needs at least one track")
+    _, person_of = np.unique(np.asarray(person), return_inverse=True)
+    sums, counts = np.bincount(person_of, weights=figures), np.bincount(person_of)
+    drawn = _draw_persons(n_resamples, [np.arange(counts.size)], counts.size, seed)
+    estimate = _estimate(float(figures.mean()), (drawn @ sums) / (drawn @ counts), level)
+    unseen = 1 - (1 - level) ** (1 / counts.size)
+    if not figures.any():
+        return replace(estimate, low=0.0, high=unseen)
+    return replace(estimate, low=1 - unseen, high=1.0) if (figures == 1).all() else estimate
 
 
 def bootstrap_mean(

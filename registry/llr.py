@@ -95,6 +95,16 @@ def fit_llr(
     ValueError
         A class is empty, or likeness would fall with the score.
     """
+    weights, intercept = fit_weights(target, nontarget, target_weights, nontarget_weights)
+    if weights[0] <= 0:
+        raise ValueError("targets do not score above nontargets: there is nothing to calibrate")
+    return LlrModel(tuple(float(weight) for weight in weights), intercept)
+
+
+def fit_weights(
+    target: np.ndarray, nontarget: np.ndarray, target_weights: np.ndarray, nontarget_weights: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """`fit_llr` for any columns: (n_columns,) weights and the intercept, for log10 likelihood ratios."""
     if not len(target) or not len(nontarget):
         raise ValueError(f"{len(target)} target and {len(nontarget)} nontarget trials; both are needed")
     columns = np.concatenate([target, nontarget]).astype(float)
@@ -105,9 +115,9 @@ def fit_llr(
     mean, spread = columns.mean(axis=0), columns.std(axis=0)
     spread = np.where(spread > 1e-9, spread, 1.0)  # what is the same everywhere weighs nothing
     design = np.column_stack([(columns - mean) / spread, np.ones(len(columns))])
-    ridge = _RIDGE * PRIOR * np.diag([*np.ones(len(MEASURES)), 1e-6])
+    ridge = _RIDGE * PRIOR * np.diag([*np.ones(columns.shape[1]), 1e-6])
     prior_odds = np.log(PRIOR / (1 - PRIOR))
-    solution = np.zeros(len(MEASURES) + 1)
+    solution = np.zeros(design.shape[1])
     for _ in range(200):  # Newton's method with short steps; settles in about fifteen
         probability = 1 / (1 + np.exp(-np.clip(design @ solution + prior_odds, -500, 500)))
         gradient = design.T @ (weights * (labels - probability)) - ridge @ solution
@@ -117,7 +127,4 @@ def fit_llr(
         if np.abs(step).max() < 1e-9:
             break
     scaled = solution[:-1] / spread / np.log(10)
-    if scaled[0] <= 0:
-        raise ValueError("targets do not score above nontargets: there is nothing to calibrate")
-    intercept = solution[-1] / np.log(10) - float(scaled @ mean)
-    return LlrModel(tuple(float(weight) for weight in scaled), float(intercept))
+    return scaled, float(solution[-1] / np.log(10) - scaled @ mean)

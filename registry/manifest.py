@@ -67,19 +67,32 @@ def list_items(inputs: Sequence[Path]) -> list[BatchItem]:
 
 
 def _read_manifest(path: Path) -> Iterator[BatchItem]:
+    for number, row in manifest_rows(path):
+        try:
+            yield _manifest_item(path.parent, number, row)
+        except _BadRow as error:
+            raise bad_row(path, error.number, error.reason) from error
+
+
+def manifest_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a manifest as they stand, each with its line; raises `ManifestError`."""
     read_rows = _csv_rows if path.suffix.lower() == ".csv" else _json_rows
     try:
         if path.exists() and not path.is_file():  # a FIFO that nobody writes to would be read for ever
             raise ManifestError(f"{path}: not a regular file")
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, row in read_rows(file):
-                yield _manifest_item(path.parent, number, row)
+            yield from read_rows(file)
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from error
     except _BadRow as error:
-        raise ManifestError(f"{path}: line {error.number}: {error.reason}") from error
+        raise bad_row(path, error.number, error.reason) from error
+
+
+def bad_row(path: Path, number: int, reason: str) -> ManifestError:
+    """The error that says which line of a manifest cannot be used."""
+    return ManifestError(f"{path}: line {number}: {reason}")
 
 
 class _BadRow(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from registry.config import false_flag_budget
 from registry.errors import NoThreshold, StoreDamaged
 from registry.index import VectorIndex, open_index, write_index
 from registry.llr import llr_of, measures
+from registry.lookalikes import with_lookalikes
 from registry.records import Evidence, Gallery, Match, Scan
 from registry.store import Store, now
 from registry.verdict import MIN_VOICE_S, decide, likeness_in_words
@@ -30,6 +31,39 @@ CANDIDATES = 200
 #: Artists that are kept with every scan, and stretches of sound that are given for each.
 KEPT_MATCHES = 5
 KEPT_EVIDENCE = 3
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The scores of a track with each artist of a gallery, each those of the section that speaks most for the artist.
+
+    Attributes
+    ----------
+    gallery : Gallery
+        Templates of the artists, with at least one row.
+    artist_id : (n,) int64
+        Rising.
+    section : (n,) int64
+        Which section of the track it is, from 0.
+    edges : (n_sections + 1,) int64
+        Where the sections begin and end among the track's windows.
+    scores, norm_scores : (n,) float32
+    measured : (n, n_measures) float64
+        What `registry.llr` weighs.
+    llrs : (n,) float64
+    order : (n,) int64
+        Best llr first.
+    """
+
+    gallery: Gallery
+    artist_id: np.ndarray
+    section: np.ndarray
+    edges: np.ndarray
+    scores: np.ndarray
+    norm_scores: np.ndarray
+    measured: np.ndarray
+    llrs: np.ndarray
+    order: np.ndarray
 
 
 class Matcher:
@@ -143,53 +177,67 @@ class Matcher:
         """
         if len(voiceprint.vectors) == 0:
             return ()
-        gallery = self._candidates(voiceprint.vectors)
-        if len(gallery.vectors) == 0:
+        ranking = self.rank(voiceprint, self.candidates(voiceprint.vectors))
+        if ranking is None:
             return ()
+        best = enumerate(ranking.order[:KEPT_MATCHES], start=1)
+        return with_lookalikes(self._store, [self.match_of(voiceprint, ranking, row, rank) for rank, row in best])
+
+    def rank(self, voiceprint: Voiceprint, gallery: Gallery) -> Ranking | None:
+        """Score a voice, of at least one window, with the artists of a gallery; None where it has none."""
+        if len(gallery.vectors) == 0:
+            return None
         starts, artist_ids = scoring.group_starts(gallery.artist_id)
         edges = scoring.section_edges(voiceprint.start_s, voiceprint.duration_s)
-        sections = [
-            self._scores(voiceprint.vectors[first:end], gallery.vectors, starts)
-            for first, end in pairwise(edges)
-            if end > first
-        ]
-        scores, norm_scores, llrs = (np.stack(parts) for parts in zip(*sections, strict=True))
-        section = llrs.argmax(axis=0)
-        every = np.arange(len(artist_ids))
-        scores, norm_scores, llrs = scores[section, every], norm_scores[section, every], llrs[section, every]
-        threshold = self.rule.threshold(scoring.n_sections(voiceprint.duration_s)).llr
-        best = np.lexsort([-norm_scores, -llrs])[:KEPT_MATCHES]
-        matches = []
-        for rank, i in enumerate(best, start=1):
-            llr = round(float(llrs[i]), 2)
-            matches.append(
-                Match(
-                    rank=rank,
-                    artist_id=int(artist_ids[i]),
-                    artist=self._names[int(artist_ids[i])],
-                    score=round(float(scores[i]), 4),
-                    norm_score=round(float(norm_scores[i]), 3),
-                    llr=llr,
-                    likeness=likeness_in_words(llr),
-                    flagged=llr >= threshold,
-                    evidence=self._evidence(voiceprint, gallery, np.flatnonzero(gallery.artist_id == artist_ids[i])),
-                )
-            )
-        return tuple(matches)
+        voiced = np.flatnonzero(np.diff(edges))
+        sections = [self._scores(voiceprint.vectors[edges[i] : edges[i + 1]], gallery.vectors, starts) for i in voiced]
+        scores, norm_scores, measured, llrs = (np.stack(parts) for parts in zip(*sections, strict=True))
+        best = llrs.argmax(axis=0), np.arange(len(artist_ids))
+        return Ranking(
+            gallery=gallery,
+            artist_id=artist_ids,
+            section=voiced[best[0]],
+            edges=edges,
+            scores=scores[best],
+            norm_scores=norm_scores[best],
+            measured=measured[best],
+            llrs=llrs[best],
+            order=np.lexsort([-norm_scores[best], -llrs[best]]),
+        )
 
     def _scores(
         self, windows: np.ndarray, templates: np.ndarray, starts: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Score, norm_score and llr of some windows with each artist."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Score, norm_score, measures and llr of some windows with each artist."""
         scores = scoring.pool_scores(windows, templates, starts)
         norm_scores = scoring.normalise(scores, windows, templates, starts, self.cohort)
         measured = measures(norm_scores, scoring.accompaniment(windows, self.cohort))
-        return scores, norm_scores, llr_of(measured, self.calibration.llr)
+        return scores, norm_scores, measured, llr_of(measured, self.calibration.llr)
+
+    def match_of(self, voiceprint: Voiceprint, ranking: Ranking, row: int, rank: int) -> Match:
+        """One artist of a ranking, by its row, as a match with evidence."""
+        artist_id, gallery = int(ranking.artist_id[row]), ranking.gallery
+        llr = round(float(ranking.llrs[row]), 2)
+        return Match(
+            rank=rank,
+            artist_id=artist_id,
+            artist=self._names[artist_id],
+            score=round(float(ranking.scores[row]), 4),
+            norm_score=round(float(ranking.norm_scores[row]), 3),
+            llr=llr,
+            likeness=likeness_in_words(llr),
+            flagged=self.threshold_of(voiceprint).is_reached(llr),
+            evidence=self._evidence(voiceprint, gallery, np.flatnonzero(gallery.artist_id == artist_id)),
+        )
+
+    def threshold_of(self, voiceprint: Voiceprint) -> Threshold:
+        """What the llr of an artist must reach to be flagged in this track."""
+        return self.rule.threshold(scoring.n_sections(voiceprint.duration_s))
 
     def scan(self, path: str, voiceprint: Voiceprint, *, run_id: int | None = None) -> Scan:
         """Examine a track: match, decide, and write down on what grounds. Stores nothing."""
         matches = self.match(voiceprint) if voiceprint.voiced_s >= MIN_VOICE_S else ()
-        threshold = self.rule.threshold(scoring.n_sections(voiceprint.duration_s))
+        threshold = self.threshold_of(voiceprint)
         verdict, reason = decide(matches, threshold=threshold, voiced_s=voiceprint.voiced_s, n_artists=self.n_artists)
         return Scan(
             path=path,
@@ -213,8 +261,8 @@ class Matcher:
             run_id=run_id,
         )
 
-    def _candidates(self, vectors: np.ndarray) -> Gallery:
-        """Templates of the artists that the index names; of all, while they are few."""
+    def candidates(self, vectors: np.ndarray, *, also: int | None = None) -> Gallery:
+        """Templates of the artists that the index names for some windows, and of `also`; of all, while they are few."""
         gallery = self._gallery
         chosen = np.unique(gallery.artist_id)
         if self.n_artists > CANDIDATES:
@@ -224,6 +272,8 @@ class Matcher:
             rows = self._by_template[np.minimum(position, len(self._by_template) - 1)]
             rows = rows[gallery.template_id[rows] == ranked]  # the index also holds artists that are not matched
             chosen = np.array([*dict.fromkeys(gallery.artist_id[rows].tolist())][:CANDIDATES], np.int64)
+        if also is not None:
+            chosen = np.append(chosen, also)
         return gallery.select(np.isin(gallery.artist_id, chosen))
 
     def _evidence(self, voiceprint: Voiceprint, gallery: Gallery, rows: np.ndarray) -> tuple[Evidence, ...]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from registry import audit, identity, rights
+from registry import audit, identity, lookalikes, rights
 from registry.config import flagged_retention_days, retention_days
 from registry.errors import RegistryError
 from registry.kept_audio import read_copy
@@ -69,6 +69,13 @@ def inventory(store: Store) -> list[dict[str, Any]]:
             "merges, splits and aliases",
             count("identity_changes"),
             f"{database}: identity_changes{sealed}",
+            removed,
+        ),
+        (
+            "enrolled artists",
+            "whom they are noted to sound like, and what was said of it",
+            count("lookalikes"),
+            f"{database}: lookalikes{sealed}",
             removed,
         ),
         (
@@ -188,10 +195,19 @@ def _artist_record(store: Store, artist: str) -> dict[str, Any]:
             if is_staged
         ],
         "templates": gallery.vectors.round(6).tolist(),
+        "lookalikes": [  # whom: not this one's to know
+            {"note": one.note, "noted_at": one.noted_at, "noted_by": one.noted_by}
+            for one in lookalikes.lookalikes_of(store, summary.artist_id)
+        ],
         "changes": [asdict(change) for change in identity.changes(store, artist)],
         "audit": [asdict(entry) for entry in audit.entries(store, artist_id=summary.artist_id)],
         "matches": [
-            {"path": scan.path, "scanned_at": scan.scanned_at, "verdict": scan.verdict, **asdict(match)}
+            {
+                "path": scan.path,
+                "scanned_at": scan.scanned_at,
+                "verdict": scan.verdict,
+                **asdict(replace(match, lookalike_ids=())),
+            }
             for artist_id in store.with_merged(summary.artist_id)
             for scan in find_scans(store, artist_id=artist_id)
             for match in scan.matches

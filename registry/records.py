@@ -116,6 +116,42 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Lookalike:
+    """An artist whom somebody noted to sound like another one, with what was said of it."""
+
+    artist_id: int
+    artist: str
+    note: str
+    noted_at: str
+    noted_by: str
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """How much an artist's references, taken as a track, sound like another enrolled artist.
+
+    Attributes
+    ----------
+    score, norm_score, llr, likeness
+        As of `Match`.
+    reaches_threshold : bool
+        Whether such a track would be flagged for the other one.
+    is_lookalike : bool
+        Whether somebody noted that the two sound alike.
+    """
+
+    rank: int
+    artist_id: int
+    artist: str
+    score: float
+    norm_score: float
+    llr: float
+    likeness: str | None
+    reaches_threshold: bool
+    is_lookalike: bool = False
+
+
+@dataclass(frozen=True)
 class NewTemplate:
     """A template about to be stored: a unit vector and the reference window nearest to it."""
 
@@ -181,6 +217,8 @@ class Match:
         `llr` in words.
     flagged : bool
         Whether it reached the threshold.
+    lookalike_ids : tuple of int
+        Those of the same scan's artists who are noted as sounding like this one.
     """
 
     rank: int
@@ -192,6 +230,7 @@ class Match:
     likeness: str | None
     flagged: bool
     evidence: tuple[Evidence, ...]
+    lookalike_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -244,6 +283,57 @@ class Scan:
     def as_dict(self) -> dict[str, Any]:
         """The record as plain JSON types."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class KeptMatch:
+    """Of a match on record what decides: whose it is, its llr, and whether that was flagged."""
+
+    rank: int
+    artist_id: int
+    llr: float | None
+    flagged: bool
+
+
+@dataclass(frozen=True)
+class KeptScan:
+    """Of a scan on record what it takes to decide again, without its evidence; `matches` are best first."""
+
+    scan_id: int
+    run_id: int | None
+    path: str
+    content_id: str
+    duration_s: float
+    voiced_s: float
+    n_artists: int
+    threshold: float
+    verdict: Verdict
+    reason: str
+    calibration_id: str | None
+    matches: tuple[KeptMatch, ...]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided anew about a scan on record.
+
+    Attributes
+    ----------
+    scan_id : int
+        Of the scan as it is on record.
+    flagged : frozenset of int
+        Ranks of the matches that are flagged.
+    verdict, reason, threshold, threshold_source, budget
+        As in `Scan`.
+    """
+
+    scan_id: int
+    flagged: frozenset[int]
+    verdict: Verdict
+    reason: str
+    threshold: float
+    threshold_source: str
+    budget: float | None
 
 
 @dataclass(frozen=True)

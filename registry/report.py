@@ -8,6 +8,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from registry.records import Match, Scan, Unusable
@@ -74,6 +75,7 @@ def scan_text(scan: Scan | Unusable) -> str:
     ]
     for match in scan.matches:
         lines += _match_lines(match)
+    lines += _lookalike_lines(scan.matches)
     lines.append(
         f"  encoder {scan.encoder_id[:12]}, cohort {(scan.cohort_id or 'none')[:12]}, threshold {scan.threshold:.2f}: "
         f"{printable(scan.threshold_source)}"
@@ -104,6 +106,17 @@ def _match_lines(match: Match) -> list[str]:
             for item in match.evidence
         ),
     ]
+
+
+def _lookalike_lines(matches: Sequence[Match]) -> list[str]:
+    """Which of the flagged artists are noted as sounding alike."""
+    flagged = [match for match in matches if match.flagged]
+    lines = [
+        f"  {printable(one.artist)} and {printable(other.artist)} are noted as sounding alike"
+        for one, other in combinations(flagged, 2)
+        if other.artist_id in one.lookalike_ids
+    ]
+    return list(dict.fromkeys(lines))  # artists who were merged since have one name
 
 
 def table_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:

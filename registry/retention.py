@@ -46,10 +46,13 @@ def purge(
         store.db.execute("CREATE TEMP TABLE old_tracks (track_id INTEGER PRIMARY KEY)")
         store.db.execute("INSERT INTO old_tracks SELECT value FROM json_each(?)", [json.dumps(tracks)])
         old_scans = "SELECT scan_id FROM scans WHERE track_id IN (SELECT track_id FROM old_tracks)"
-        # Rows of runs without a scan are tracks that failed; as old as their run, once it is finished.
+        # Rows of runs without a scan are tracks that failed; as old as their run, once it is finished, or as the one
+        # that it was decided from.
         old_rows = (
-            f"run_tracks WHERE scan_id IN ({old_scans}) OR (outcome = 'failed' AND run_id IN "
-            "(SELECT run_id FROM runs WHERE COALESCE(finished_at, started_at) < ?))"
+            f"run_tracks WHERE scan_id IN ({old_scans}) OR (outcome = 'failed' AND run_id IN ("
+            "WITH RECURSIVE old_runs (run_id) AS (SELECT run_id FROM runs WHERE COALESCE(finished_at, started_at) < ? "
+            "UNION SELECT r.run_id FROM runs r JOIN old_runs o ON r.decided_from = o.run_id) "
+            "SELECT run_id FROM old_runs))"
         )
         before = "" if days is None else _days_ago(days)
         counts = {

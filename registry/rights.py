@@ -122,3 +122,9 @@ def _withdraw_originals(store: Store, artist_id: int, record: ConsentRecord) -> 
         ):
             if merged_id != artist_id and store.unseal_text(merged_id, row["ref"], "consent") == record.ref:
                 store.db.table("consents").update(row["consent_id"], {"withdrawn_at": now()})
+
+
+def count_matched(store: Store) -> int:
+    """How many artists are matched now: those with templates, and a consent in force."""
+    rows = store.rows("SELECT DISTINCT artist_id FROM templates")
+    return len({row["artist_id"] for row in rows} - store.without_consent().keys())

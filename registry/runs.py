@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from registry import audit
 from registry.errors import RegistryError
+from registry.kept_scans import copy_scans
 from registry.owner import is_gone
-from registry.records import BatchItem, Run, Scan, path_text
+from registry.records import BatchItem, Decision, Run, Scan, path_text
 from registry.scans import add_scan
 from registry.store import Store, now
 
@@ -84,10 +85,51 @@ def finish_run(store: Store, run_id: int) -> int:
     with store.writing():
         n_open = run_outcomes(store, run_id).get("open", 0)
         if n_open == 0 and get_run(store, run_id).finished_at is None:
-            store.db.table("runs").update(run_id, {"finished_at": now()})
-            told = {"run_id": run_id, "outcomes": run_outcomes(store, run_id), "sha256": outcomes_sha256(store, run_id)}
-            audit.append(store, "run.finish", told)
+            _finish(store, run_id)
     return n_open
+
+
+def _finish(store: Store, run_id: int) -> None:
+    store.db.table("runs").update(run_id, {"finished_at": now()})
+    told = {"run_id": run_id, "outcomes": run_outcomes(store, run_id), "sha256": outcomes_sha256(store, run_id)}
+    audit.append(store, "run.finish", told)
+
+
+def add_decided_run(
+    store: Store, run: dict[str, Any], decisions: Sequence[Decision], *, without: Collection[int]
+) -> int:
+    """Write down a run whose tracks were decided again, and return its id; call inside `store.writing`.
+
+    Its tracks are those of the run that it is decided from, in order; of those that failed nothing is decided, and they
+    are copied. That run stays as it is. `finish_decided_run` is to follow.
+
+    Parameters
+    ----------
+    run : dict
+        Columns of `runs` but for its times, `decided_from` among them.
+    decisions : sequence of Decision
+        One for each scan of that run.
+    without : collection of int
+        Ids of artists whose matches are not copied.
+    """
+    run_id = store.insert("runs", {**run, "started_at": now()})
+    copied = "position, path, title, isrc, uploader, extra, outcome, reason, kind, scan_id, attempts"
+    store.db.execute(
+        f"INSERT INTO run_tracks (run_id, {copied}) SELECT ?, {copied} FROM run_tracks WHERE run_id = ?",
+        [run_id, run["decided_from"]],
+    )
+    copies = copy_scans(store, run_id, decisions, without=without)
+    store.db.conn.executemany(
+        "UPDATE run_tracks SET outcome = ?, reason = ?, scan_id = ? WHERE run_id = ? AND scan_id = ?",
+        [(each.verdict, each.reason, copies[each.scan_id], run_id, each.scan_id) for each in decisions],
+    )
+    return run_id
+
+
+def finish_decided_run(store: Store, run_id: int, told: dict[str, Any]) -> None:
+    """Mark a run that was decided again as done, and say so in the audit; call inside `store.writing`."""
+    audit.append(store, "run.decide", {"run_id": run_id, **told})
+    _finish(store, run_id)
 
 
 def outcomes_sha256(store: Store, run_id: int) -> str:

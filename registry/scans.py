@@ -9,17 +9,19 @@ from typing import Any
 
 from registry import audit
 from registry.errors import UnknownTrack
+from registry.lookalikes import with_lookalikes
 from registry.records import Evidence, Match, Scan
 from registry.store import Store
 from registry.verdict import likeness_in_words
 
-_SCAN_COLUMNS = (
+#: Columns of table `scans`, but for its id and the track's.
+SCAN_COLUMNS = (
     *("run_id", "path", "scanned_at", "verdict", "reason", "voiced_s", "n_windows", "n_artists"),
     "n_not_matched",
     *("threshold", "threshold_source", "store_revision", "encoder_id", "cohort_id", "budget", "calibration_id"),
 )
 _SCANS = f"""
-    SELECT s.scan_id, t.content_id, t.duration_s, {", ".join(f"s.{name}" for name in _SCAN_COLUMNS)}
+    SELECT s.scan_id, t.content_id, t.duration_s, {", ".join(f"s.{name}" for name in SCAN_COLUMNS)}
     FROM scans s JOIN tracks t USING (track_id)"""
 
 
@@ -28,7 +30,7 @@ def add_scan(store: Store, scan: Scan) -> int:
     track = {"content_id": scan.content_id, "duration_s": scan.duration_s, "first_seen_at": scan.scanned_at}
     store.db.table("tracks").insert(track, ignore=True)
     track_id = store.rows("SELECT track_id FROM tracks WHERE content_id = ?", [scan.content_id])[0]["track_id"]
-    row = {"track_id": track_id, **{name: getattr(scan, name) for name in _SCAN_COLUMNS}}
+    row = {"track_id": track_id, **{name: getattr(scan, name) for name in SCAN_COLUMNS}}
     scan_id = store.insert("scans", row)
     present = store.present(match.artist_id for match in scan.matches)
     store.db.table("matches").insert_all(
@@ -104,21 +106,24 @@ def _scan(store: Store, row: dict[str, Any]) -> Scan:
     paths = store.reference_paths(item["reference_id"] for match in matches for item in match["evidence"])
     return Scan(
         **row,
-        matches=tuple(
-            Match(
-                rank=match["rank"],
-                artist_id=match["artist_id"],
-                artist=store.name_of(match["artist_id"]),
-                score=match["score"],
-                norm_score=match["norm_score"],
-                llr=match["llr"],
-                likeness=likeness_in_words(match["llr"]),
-                flagged=bool(match["flagged"]),
-                evidence=tuple(
-                    Evidence(**item, reference=paths.get(item["reference_id"], "(removed)"))
-                    for item in match["evidence"]
-                ),
-            )
-            for match in matches
+        matches=with_lookalikes(
+            store,
+            [
+                Match(
+                    rank=match["rank"],
+                    artist_id=match["artist_id"],
+                    artist=store.name_of(match["artist_id"]),
+                    score=match["score"],
+                    norm_score=match["norm_score"],
+                    llr=match["llr"],
+                    likeness=likeness_in_words(match["llr"]),
+                    flagged=bool(match["flagged"]),
+                    evidence=tuple(
+                        Evidence(**item, reference=paths.get(item["reference_id"], "(removed)"))
+                        for item in match["evidence"]
+                    ),
+                )
+                for match in matches
+            ],
         ),
     )

@@ -6,6 +6,7 @@ An artist, or a person of the cohort, is a group of rows in a matrix of template
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,14 @@ def group_starts(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def n_sections(duration_s: float) -> int:
     """Into how many sections of at most `SECTION_S` a track is divided; at least 1."""
-    return max(1, int(np.ceil(duration_s / SECTION_S)))
+    # To the millisecond, as lengths are kept: a kept scan has as many as its track had.
+    return max(1, math.ceil(round(duration_s, 3) / SECTION_S))
+
+
+def section_times(duration_s: float) -> np.ndarray:
+    """Where the sections of a track begin and end, in seconds: (n_sections + 1,) float64."""
+    times: np.ndarray = np.linspace(0, duration_s, n_sections(duration_s) + 1)
+    return times
 
 
 def section_edges(start_s: np.ndarray, duration_s: float) -> np.ndarray:
@@ -56,9 +64,15 @@ def section_edges(start_s: np.ndarray, duration_s: float) -> np.ndarray:
     (n_sections + 1,) int64
         The windows of section i are those from the i-th to before the next; a section may have none.
     """
-    times = np.linspace(0, duration_s, n_sections(duration_s) + 1)
+    times = section_times(duration_s)
     times[-1] = np.inf
     edges: np.ndarray = np.searchsorted(start_s, times)
+    return edges
+
+
+def stretch_edges(n_windows: int) -> np.ndarray:
+    """Where the stretches of `n_windows` windows begin and end among them: (n_stretches + 1,) int64."""
+    edges: np.ndarray = np.linspace(0, n_windows, -(-n_windows // STRETCH_WINDOWS) + 1).astype(int)
     return edges
 
 
@@ -77,9 +91,13 @@ def stretch_vectors(windows: np.ndarray) -> np.ndarray:
     """
     if len(windows) == 0:
         raise ValueError("a track without windows has no score")
-    n = -(-len(windows) // STRETCH_WINDOWS)
-    edges = np.linspace(0, len(windows), n + 1).astype(int)[:-1]
-    return _unit(np.add.reduceat(windows, edges, axis=0))
+    return _unit(np.add.reduceat(windows, stretch_edges(len(windows))[:-1], axis=0))
+
+
+def stretch_scores(windows: np.ndarray, templates: np.ndarray) -> np.ndarray:
+    """Cosine of each stretch of a track with each template: (n_stretches, n_templates) float32."""
+    scores: np.ndarray = stretch_vectors(windows) @ templates.T
+    return scores
 
 
 def pool_scores(windows: np.ndarray, templates: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -102,11 +120,9 @@ def pool_scores(windows: np.ndarray, templates: np.ndarray, starts: np.ndarray) 
     (n_groups,) float32
         In [-1, 1].
     """
-    stretches = stretch_vectors(windows)
     if len(starts) == 0:
         return np.empty(0, np.float32)
-    best = (stretches @ templates.T).max(axis=0)
-    scores: np.ndarray = np.maximum.reduceat(best, starts)
+    scores: np.ndarray = np.maximum.reduceat(stretch_scores(windows, templates).max(axis=0), starts)
     return scores
 
 
@@ -198,11 +214,15 @@ def normalise(
     """
     if len(starts) == 0:
         return np.empty(0, np.float32)
-    track_centre = _centre(pool_scores(windows, cohort.vectors, cohort.starts)[None, :])
     if centres is None:
         centres = artist_centres(templates, starts, cohort)
-    norm_scores: np.ndarray = (scores - (centres + track_centre) / 2) / cohort.spread
+    norm_scores: np.ndarray = (scores - (centres + track_centre(windows, cohort)) / 2) / cohort.spread
     return norm_scores.astype(np.float32)
+
+
+def track_centre(windows: np.ndarray, cohort: CohortModel) -> float:
+    """What the nearest persons of the cohort score with the track on average."""
+    return float(_centre(pool_scores(windows, cohort.vectors, cohort.starts)[None, :])[0])
 
 
 def artist_centres(templates: np.ndarray, starts: np.ndarray, cohort: CohortModel) -> np.ndarray:

@@ -24,13 +24,18 @@ import numpy as np
 TAIL_SHARE = 0.15
 #: Shapes that a tail is allowed: beyond them the fit follows a handful of scores, and moments do not exist.
 SHAPES = (-0.5, 0.5)
-#: Sizes of the random galleries, as far as there are voices, and how many of each. The tail is fitted to the largest
-#: that is no larger than `FITTED_SIZE`: of much larger ones a threshold for a handful of artists could not be read.
+#: Sizes of the random galleries, as far as there are voices, and how many of each; all voices are one more size. The
+#: tail is fitted to the largest that is no larger than `FITTED_SIZE`: of much larger ones a threshold for a handful of
+#: artists could not be read.
 GALLERY_SIZES = (1, 3, 10, 30, 100, 300)
 FITTED_SIZE = 100
 N_GALLERIES = 30
-#: Resamples of strangers behind the interval of the shape.
+#: Resamples of strangers behind the interval of the shape and the margin.
 N_RESAMPLES = 200
+#: How sure a threshold is to keep its budget, as far as the choice of strangers goes.
+CONFIDENCE = 0.9
+#: Share of strangers' tracks that the margin is found at.
+MARGIN_SHARE = 0.01
 #: Decades beyond what the strangers can show at which a threshold is said to be extrapolated, and refused.
 SAID_BEYOND, REFUSED_BEYOND = 1.0, 2.0
 
@@ -54,11 +59,13 @@ class Tail:
     shape_low, shape_high : float
         95 % interval of the shape over strangers.
     sizes, galleries : tuple of int, of float
-        Sizes of gallery that were measured, and how many independent galleries of `n_voices` each counts as.
-    growth : float
-        In [0, 1]: beyond the largest size, N times the voices count as ``N ** growth`` times the galleries.
+        Sizes of gallery that were measured, and how many independent galleries of `n_voices` each counts as. Beyond
+        the largest size every voice counts whole: nobody has measured otherwise.
     n_strangers, n_exceedances : int
         Distinct strangers, and those pairs of stranger and condition that the fit has an exceedance of.
+    margin : float
+        At least 1. So many times as many strangers may reach a high score as were counted, with `CONFIDENCE`, had
+        others been drawn: thresholds are made for a budget so much smaller.
     """
 
     n_voices: int
@@ -71,9 +78,9 @@ class Tail:
     shape_high: float
     sizes: tuple[int, ...]
     galleries: tuple[float, ...]
-    growth: float
     n_strangers: int
     n_exceedances: int
+    margin: float = 1.0
 
     @property
     def end_point(self) -> float:
@@ -89,13 +96,16 @@ class Tail:
         """Read what `as_dict` gave; `KeyError`, `TypeError` or `ValueError` where it is not that."""
         rows = ("levels", "shares", "sizes", "galleries")
         tail = cls(**{**values, **{name: tuple(values[name]) for name in rows}})
-        numbers = [x for name in rows for x in values[name]] + [tail.start, tail.scale, tail.shape, tail.growth]
+        numbers = [x for name in rows for x in values[name]]
+        numbers += [tail.start, tail.scale, tail.shape, tail.margin]
         if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers) or tail.scale <= 0:
             raise ValueError("a number of the tail is not finite, or its scale not above 0")
         if len(tail.levels) != len(tail.shares) or len(tail.levels) < 2 or min(tail.shares) <= 0:
             raise ValueError("levels and shares of the tail do not fit together")
         if len(tail.sizes) != len(tail.galleries) or not tail.sizes or min(tail.galleries) <= 0:
             raise ValueError("sizes and galleries of the tail do not fit together")
+        if tail.margin < 1:
+            raise ValueError(f"the margin of the tail is {tail.margin}, it must be at least 1")
         return tail
 
 
@@ -203,12 +213,14 @@ def fit_tail(
     """
     n_voices = scores.shape[1]
     weights = stranger_weights(stranger, condition)
-    sizes = [size for size in GALLERY_SIZES if size <= n_voices]
+    sizes = sorted({n_voices, *(size for size in GALLERY_SIZES if size <= n_voices)})
     maxima = {size: gallery_maxima(scores, size, N_GALLERIES, first=first, seed=seed) for size in sizes}
     size = max(size for size in sizes if size <= FITTED_SIZE)
     flat, spread = maxima[size].ravel(), np.tile(weights / len(maxima[size]), len(maxima[size]))
     levels, shares = _counted(flat, spread)
     start, above = levels[-1], flat > levels[-1]
+    if len(levels) < 2 or not above.any():
+        raise ValueError("strangers' scores are nearly all the same: there is no tail to fit anything to")
     pairs, pair = np.unique(np.stack([stranger, condition]), axis=1, return_inverse=True)
     pair = np.tile(pair.ravel(), len(maxima[size]))
 
@@ -232,7 +244,6 @@ def fit_tail(
         except ValueError:  # hardly anybody with an exceedance was drawn
             continue
     low, high = np.percentile(shapes, [2.5, 97.5]) if shapes else SHAPES
-    galleries, growth = _galleries(maxima, size, weights, levels)
     return Tail(
         n_voices=size,
         levels=tuple(round(float(x), 5) for x in levels),
@@ -243,10 +254,10 @@ def fit_tail(
         shape_low=float(low),
         shape_high=float(high),
         sizes=tuple(sizes),
-        galleries=galleries,
-        growth=growth,
+        galleries=_galleries(maxima, size, weights, levels),
         n_strangers=len(strangers),
         n_exceedances=len(np.unique(pair[above])),
+        margin=_margin(maxima[size], weights, stranger, rng),
     )
 
 
@@ -273,7 +284,7 @@ def share_above(tail: Tail, threshold: float, n_voices: int) -> float:
 
 
 def threshold_for(tail: Tail, budget: float, n_voices: int) -> float:
-    """The score that a share `budget` of strangers' tracks reach with the best of `n_voices`.
+    """The score at which a share of `budget` of strangers' tracks, the margin taken off, reach the best of `n_voices`.
 
     Parameters
     ----------
@@ -282,7 +293,7 @@ def threshold_for(tail: Tail, budget: float, n_voices: int) -> float:
     n_voices : int
         Artists that are matched, at least 1.
     """
-    share = _share_at_size(tail, budget, n_voices)
+    share = _share_at_size(tail, budget / tail.margin, n_voices)
     if share >= tail.shares[-1]:
         return float(np.interp(-math.log(share), -np.log(tail.shares), tail.levels))
     ratio = share / tail.shares[-1]
@@ -293,7 +304,20 @@ def threshold_for(tail: Tail, budget: float, n_voices: int) -> float:
 
 def decades_beyond(tail: Tail, budget: float, n_voices: int) -> float:
     """How many powers of ten the share that is asked for lies beyond one stranger among those measured; at least 0."""
-    return max(0.0, -math.log10(_share_at_size(tail, budget, n_voices) * tail.n_strangers))
+    return max(0.0, -math.log10(_share_at_size(tail, budget / tail.margin, n_voices) * tail.n_strangers))
+
+
+def _margin(maxima: np.ndarray, weights: np.ndarray, stranger: np.ndarray, rng: np.random.Generator) -> float:
+    """How many times as many tracks may reach the score that `MARGIN_SHARE` of them reach, had others been drawn."""
+    flat, spread = maxima.ravel(), np.tile(weights / len(maxima), len(maxima))
+    order = np.argsort(-flat, kind="stable")
+    level = flat[order][min(int(np.searchsorted(np.cumsum(spread[order]), MARGIN_SHARE)), len(flat) - 1)]
+    strangers, of_track = np.unique(stranger, return_inverse=True)
+    hits = np.bincount(of_track, (maxima >= level).mean(axis=0) * weights, len(strangers))
+    total = np.bincount(of_track, weights, len(strangers))
+    drawn = rng.multinomial(len(strangers), np.full(len(strangers), 1 / len(strangers)), 10 * N_RESAMPLES)
+    found = (drawn @ hits) / (drawn @ total)
+    return max(1.0, float(np.quantile(found, CONFIDENCE) / max(hits.sum(), 1e-12)))
 
 
 def _share_at_size(tail: Tail, budget: float, n_voices: int) -> float:
@@ -307,9 +331,8 @@ def _times(tail: Tail, n_voices: int) -> float:
     """How many galleries of the fitted size `n_voices` count as."""
     if n_voices < 1:
         raise ValueError(f"{n_voices} voices; at least 1 is needed")
-    beyond = max(0.0, math.log(n_voices / tail.sizes[-1]))
     within = float(np.interp(math.log(n_voices), np.log(tail.sizes), np.log(tail.galleries)))
-    return math.exp(within + tail.growth * beyond)
+    return math.exp(within) * max(1.0, n_voices / tail.sizes[-1])
 
 
 def _counted(scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -320,15 +343,15 @@ def _counted(scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.nd
     if not judged.any() or share[judged][-1] <= TAIL_SHARE:
         raise ValueError("too few strangers' tracks were judged to count how high they score")
     wanted = np.geomspace(0.98 * share[judged][-1], TAIL_SHARE, _N_LEVELS)
-    at = np.searchsorted(share[judged], wanted)
-    levels, first = np.unique(descending[judged][at], return_index=True)
-    return levels, share[judged][at][first]
+    levels = np.unique(descending[judged][np.searchsorted(share[judged], wanted)])
+    # Scores are in hundredths, and many are equal: those that are equal to a level are all at or above it.
+    return levels, share[judged][np.searchsorted(-descending[judged], -levels, side="right") - 1]
 
 
 def _galleries(
     maxima: Mapping[int, np.ndarray], fitted_size: int, weights: np.ndarray, levels: np.ndarray
-) -> tuple[tuple[float, ...], float]:
-    """How many independent galleries of the fitted size each size counts as, and how that grows with the size.
+) -> tuple[float, ...]:
+    """How many independent galleries of the fitted size each size counts as.
 
     Of n independent galleries the share that stays below a score is the n-th power of that of one: the ratio of the
     logarithms of the shares, averaged over the scores of the upper counted half.
@@ -341,8 +364,4 @@ def _galleries(
 
     base = log_below(maxima[fitted_size])
     galleries = np.array([np.exp(np.mean(np.log(log_below(found) / base))) for found in maxima.values()])
-    galleries = np.maximum.accumulate(galleries)
-    if len(galleries) == 1:
-        return (1.0,), 1.0  # nothing to see growth on: every voice counts whole, which is the careful side
-    slope = float(np.polyfit(np.log(list(maxima)), np.log(galleries), 1)[0])
-    return tuple(float(x) for x in galleries), float(np.clip(slope, 0.0, 1.0))
+    return tuple(float(x) for x in np.maximum.accumulate(galleries))

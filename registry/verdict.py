@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from registry.calibration import Threshold
-from registry.records import Match, Verdict
+from registry.records import KeptMatch, Match, Verdict
 
 #: Seconds of voice that a recording must hold before anything is said of it. The shortest songs in the development
 #: recordings (RAVDESS, 2.4 s) pass; `scripts/bench_real.py` reports what abstains.
@@ -43,12 +43,14 @@ def lack_of_voice(voiced_s: float) -> str:
     return f"{found_s:.1f} s of voice found, at least {MIN_VOICE_S:.1f} s is needed"
 
 
-def decide(matches: Sequence[Match], *, threshold: Threshold, voiced_s: float, n_artists: int) -> tuple[Verdict, str]:
+def decide(
+    matches: Sequence[Match | KeptMatch], *, threshold: Threshold, voiced_s: float, n_artists: int
+) -> tuple[Verdict, str]:
     """Decide about a track.
 
     Parameters
     ----------
-    matches : sequence of Match
+    matches : sequence of Match or KeptMatch
         Best first; may be empty.
     threshold : Threshold
         A match whose llr is at or above it is flagged.

@@ -190,8 +190,8 @@ def found_llrs(fold: FoldScores, tables: Mapping[str, Table]) -> dict[str, list[
             _, person, n_of_person = np.unique(persons, return_inverse=True, return_counts=True)
             weights = 1 / n_of_person[person]
         order = np.argsort(scores)
-        ranks = (np.cumsum(weights[order]) - weights[order] / 2) / weights.sum()
-        chosen = scores[order][np.searchsorted(ranks, (np.arange(N_RANKS) + 0.5) / N_RANKS).clip(max=len(order) - 1)]
+        ranks = np.cumsum(weights[order]) / weights.sum()
+        chosen = scores[order][np.searchsorted(ranks, (np.arange(N_RANKS) + 0.5) / N_RANKS)]
         found[probe] = [round(float(x), 2) if np.isfinite(x) else None for x in chosen]
     return found
 

@@ -167,6 +167,7 @@ def score_population(
     cache_dir: Path,
     *,
     heard: Sequence[str] | None = None,
+    enrolled: Sequence[str] | None = None,
     lengths_s: Sequence[float] = LENGTHS_S,
 ) -> Population:
     """Embed a fold's voices and strangers' tracks, as far as they are not kept, and score them as the product does.
@@ -175,6 +176,8 @@ def score_population(
     ----------
     heard : sequence of str, optional
         Who is heard as a stranger; by default every singer and stranger of the fold.
+    enrolled : sequence of str, optional
+        Whose voices they are compared with; by default everybody's.
     lengths_s : sequence of float
         Of tracks; all are cut from one of the longest.
     """
@@ -182,11 +185,12 @@ def score_population(
     everybody = persons.everybody
     chosen = sorted({**persons.singers, **persons.strangers}) if heard is None else sorted(heard)
     tracks = long_tracks(audio_root, fold, {name: everybody[name] for name in chosen}, max(lengths_s))
-    enrolled = {name: clips for name, clips in everybody.items() if clips[0].corpus not in NOT_IN_GALLERY}
-    items = {clip.path: AudioItem(clip.path) for clips in enrolled.values() for clip in clips}
+    gallery = {name: everybody[name] for name in (everybody if enrolled is None else enrolled)}
+    gallery = {name: clips for name, clips in gallery.items() if clips[0].corpus not in NOT_IN_GALLERY}
+    items = {clip.path: AudioItem(clip.path) for clips in gallery.values() for clip in clips}
     items |= {track.item.key: track.item for track in tracks}
     vectors = embed_items(audio_root, items, system, cache_dir, label=f"voices and strangers of fold {fold}")
-    templates, starts, voices = enroll_persons(enrolled, vectors)
+    templates, starts, voices = enroll_persons(gallery, vectors)
     centres = scoring.artist_centres(templates, starts, cohort)
     rows = []
     for track in tracks:

@@ -29,6 +29,7 @@ from embeddings.model_dir import CALIBRATION, COHORT, load_calibration, load_coh
 from registry import scoring
 from registry.cli import main
 from registry.store import Store
+from tests.fakes import fake_tail
 
 REPO = Path(__file__).parent.parent
 RATE_HZ = 16000
@@ -37,7 +38,8 @@ N_BANDS = 24
 ENCODER_ID = "a" * 64
 OTHER_DIM = 12
 OTHER_ENCODER_ID = "b" * 64
-#: On `norm_score`. Other songs of singers 1 and 2 score 1.3 to 2.0 with them, singer 3 below 0.3 with either.
+#: On the llr, which is the norm_score here. Other songs of singers 1 and 2 score 1.3 to 2.0 with them, singer 3 below
+#: 0.3 with either.
 THRESHOLD = 1.0
 CONSENT = "release-2026-014"
 
@@ -107,9 +109,9 @@ def write_model(directory: Path, voice_like: Callable[..., np.ndarray], n_strang
         "encoder_id": encoder.encoder_id,
         "cohort_id": hashlib.sha256((directory / COHORT).read_bytes()).hexdigest(),
         "scoring": scoring.CONSTANTS,
-        "threshold": THRESHOLD,
-        "threshold_source": "made up for tests",
-        "llr": {"slope": 1.0, "intercept": -2.0},
+        "source": "made up for tests",
+        "llr": {"weights": {"norm_score": 1.0, "accompaniment": 0.0}, "intercept": 0.0},
+        "tail": fake_tail(THRESHOLD),
     }
     (directory / CALIBRATION).write_text(json.dumps(calibration), encoding="ascii")
     return directory
@@ -174,8 +176,9 @@ def use_encoder(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("embeddings.encoder.SpeechBrainEncoder", getattr(sys.modules["tests.cli_fakes"], name))
 
 
-#: Numbers that have no unit: cosines, standard deviations, log ratios, and whatever a caller counts them against.
-UNITLESS = {"score", "norm_score", "similar_norm_score", "own_norm_score", "llr", "threshold", "vector"}
+#: Numbers that have no unit: cosines, standard deviations, log ratios, shares, and whatever a caller counts them
+#: against.
+UNITLESS = {"score", "norm_score", "own_norm_score", "llr", "similar_llr", "threshold", "budget", "vector"}
 
 
 def check_units(value: Any, key: str = "") -> None:

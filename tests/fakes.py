@@ -86,7 +86,7 @@ def fake_tail(threshold: float = THRESHOLD) -> dict[str, Any]:
     return {
         **{"n_voices": 1, "levels": [threshold - 2, threshold], "shares": [0.5, DEFAULT_BUDGET], "start": threshold},
         **{"scale": 0.5, "shape": 0.0, "shape_low": -0.1, "shape_high": 0.1},
-        **{"sizes": [1], "galleries": [1.0], "growth": 0.0, "n_strangers": 1000, "n_exceedances": 100},
+        **{"sizes": [1_000_000], "galleries": [1.0], "n_strangers": 1000, "n_exceedances": 100},
     }
 
 
@@ -206,10 +206,10 @@ def add_reference(
     return artist_id
 
 
-def make_matcher(store: Store, encoder: FakeEncoder, *, threshold: float | None = None) -> tuple[Matcher, list[str]]:
-    """A matcher, and what it said."""
+def make_matcher(store: Store, encoder: FakeEncoder, **choice: Any) -> tuple[Matcher, list[str]]:
+    """A matcher with a choice of threshold, budget or accept_extrapolation, and what it said."""
     said: list[str] = []
-    return Matcher(store, encoder, said.append, threshold=threshold), said
+    return Matcher(store, encoder, said.append, **choice), said
 
 
 def table_counts(store: Store) -> dict[str, int]:

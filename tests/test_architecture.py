@@ -95,6 +95,10 @@ def test_only_the_vault_encrypts():
     assert importers_of("keyring") == {"registry.keys"}
 
 
+def test_only_the_page_of_an_evaluation_imports_matplotlib():
+    assert importers_of("matplotlib") == {"registry.evaluation_page"}
+
+
 def test_only_model_dir_talks_to_the_hub():
     assert importers_of("huggingface_hub") == {"embeddings.model_dir"}
     assert importers_of("requests", "httpx", "urllib3", "http", "socket", "aiohttp") == set()
@@ -104,8 +108,10 @@ def test_only_model_dir_talks_to_the_hub():
     ("module", "allowed"),
     [
         ("registry.scoring", {"numpy", "registry.records"}),
+        ("registry.llr", {"numpy"}),
+        ("registry.tail", {"numpy"}),
         ("registry.metrics", {"numpy", "registry.records"}),
-        ("registry.verdict", {"numpy", "registry.records"}),
+        ("registry.verdict", {"numpy", "registry.records", "registry.calibration"}),
     ],
 )
 def test_what_decides_is_pure(module, allowed):
@@ -119,7 +125,7 @@ def test_what_decides_is_pure(module, allowed):
 
 def test_only_tasks_and_commands_import_embeddings():
     tasks = {"registry.enroll", "registry.match", "registry.pipeline", "registry.manifest", "registry.config"}
-    tasks |= {"registry.models", "registry.reembed"}
+    tasks |= {"registry.models", "registry.reembed", "registry.standing", "registry.explain", "registry.trials"}
     others = {name for name in importers_of("embeddings") if name.startswith("registry.") and ".cli" not in name}
 
     assert others == tasks

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -11,11 +12,14 @@ import pytest
 
 from embeddings.workers import EncoderProcess
 from registry import runs
+from registry.calibration import DEFAULT_BUDGET, Calibration
+from registry.calibrations import add_calibration
 from registry.errors import ManifestError, RunMismatch
 from registry.manifest import list_items
 from registry.records import BatchItem, path_of, path_text
 from tests.batches import Batch, other_process, start_encoder
-from tests.cli_fakes import write_csv
+from tests.cli_fakes import THRESHOLD, write_csv
+from tests.fakes import fake_tail
 
 pytest_plugins = ["tests.cli_fixtures"]
 
@@ -195,6 +199,46 @@ def test_a_stopped_run_is_found_by_the_same_inputs_in_any_order(batch):
     assert batch.open(a).run_id != run.run_id
     assert batch.open(a, b, threshold=2.0).run_id != run.run_id
     assert batch.said == []
+
+
+def test_a_stopped_run_is_found_by_the_budget_that_was_asked_for_whatever_the_threshold_is(batch):
+    """The threshold follows from the budget and from who is enrolled; a threshold by hand is another question."""
+    song = batch.cli.sing("a.wav", 1)
+    run = batch.open(song)
+
+    assert batch.open(song, budget=DEFAULT_BUDGET).run_id == run.run_id
+    assert batch.open(song, budget=0.01).run_id != run.run_id
+    assert batch.open(song, threshold=run.threshold).run_id != run.run_id
+
+
+def test_a_run_says_what_it_decides_by(batch):
+    song = batch.cli.sing("a.wav", 1)
+
+    by_budget, by_hand = batch.open(song, budget=0.003), batch.open(song, threshold=2.5)
+
+    calibration_id = batch.matcher.calibration.calibration_id
+    source = "false-flag budget 0.3 % over 2 artists; made up for tests"
+    assert [
+        (run.budget, run.threshold, run.threshold_source, run.calibration_id, run.decided_from)
+        for run in (by_budget, by_hand)
+    ] == [
+        (0.003, round(THRESHOLD + 0.5 * math.log(10), 3), source, calibration_id, None),
+        (None, 2.5, "set by the caller", calibration_id, None),
+    ]
+
+
+def test_a_run_is_not_gone_on_with_under_another_calibration_unless_one_chooses(batch):
+    song = batch.cli.sing("a.wav", 1)
+    run = batch.open(song)
+    stricter = {**batch.encoder.calibration, "tail": fake_tail(THRESHOLD + 1)}
+    add_calibration(batch.store, Calibration.from_dict(stricter))
+
+    with pytest.raises(RunMismatch, match=r"changed since it was stopped \(calibration_id\).*--repin.*--new-run"):
+        batch.open(song)
+
+    repinned = batch.open(song, repin=True)
+    assert (repinned.run_id, repinned.threshold) == (run.run_id, THRESHOLD + 1)
+    assert batch.open(song) == repinned
 
 
 def test_relative_inputs_name_the_same_run_only_from_the_same_folder(batch, monkeypatch):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +18,15 @@ import fit_builtin
 import trial_vectors
 from bench_real import Row, decision_rows, print_table, share_estimate, thin_out, verification_rows
 from make_trials import SUNG_CORPORA, Clip, Model, Test, TrialSet, build_trials
+from populations import Population
 from trial_audio import RATE_HZ, AudioItem
 from trial_vectors import House, ItemVectors, ShippedScores, all_windows, code_without_words, embed_items
 
 from embeddings.model_dir import check_sums, write_sums
 from registry import metrics, scoring
+from registry.calibration import DEFAULT_BUDGET, Calibration
+from registry.llr import LlrModel
+from registry.tail import fit_tail, threshold_for
 from tests.fakes import FakeEncoder, enroll_vectors, fake_cohort, make_matcher, make_voiceprint, singer
 
 
@@ -46,7 +52,7 @@ def _trial_set(name: str, models: dict[str, list[str]], tests: list[tuple[str, s
 
 
 def _item(vectors: np.ndarray, voiced_s: float = 20.0) -> ItemVectors:
-    return ItemVectors(vectors, voiced_s, 20.0, fell_back=voiced_s == 0)
+    return ItemVectors(vectors, np.ones(len(vectors), np.float32), voiced_s, 20.0, fell_back=voiced_s == 0)
 
 
 def _search(name: str = "strangers-sung") -> tuple[TrialSet, dict[str, ItemVectors]]:
@@ -66,18 +72,28 @@ def _search(name: str = "strangers-sung") -> tuple[TrialSet, dict[str, ItemVecto
 
 
 def test_shipped_scores_are_what_the_registry_reports(store, encoder):
+    """With a cohort that says what is over music, and an llr that weighs it."""
+    condition = np.where(np.arange(48) % 3 == 0, "sung+music", "sung")
+    encoder.cohort = replace(fake_cohort(), condition=condition)
+    weights = {"norm_score": 0.8, "accompaniment": 5.0}
+    encoder.calibration["llr"] = {"weights": weights, "intercept": -0.7}
     trials, vectors = _search()
     for person, (path,) in zip(trials.model_persons(), trials.model_keys(), strict=True):
         enroll_vectors(store, encoder, person, vectors[path].vectors)
     matcher, _ = make_matcher(store, encoder)
-    cohort = scoring.prepare_cohort(fake_cohort().vectors, fake_cohort().person)
+    cohort = scoring.prepare_cohort(fake_cohort().vectors, fake_cohort().person, condition)
 
     scores = trial_vectors.shipped_scores(trials, vectors, cohort)
 
+    llrs = scores.llr(LlrModel((0.8, 5.0), -0.7))
+    assert np.abs(scores.accompaniment).max() > 0.05
+    assert scores.measured.shape == (12, 5, 2)
     for i, path in enumerate(trials.test_keys()):
-        matches = matcher.match(make_voiceprint(vectors[path].vectors, path))
-        reported = {match.artist: match.norm_score for match in matches}
-        assert reported == dict(zip(trials.model_persons(), scores.norm[i].tolist(), strict=True))
+        matches = {match.artist: match for match in matcher.match(make_voiceprint(vectors[path].vectors, path))}
+        reported = [matches[person] for person in trials.model_persons()]
+        assert [match.norm_score for match in reported] == np.round(scores.norm[i], 3).tolist()
+        assert [match.llr for match in reported] == llrs[i].tolist()
+        assert scores.measured[i].tolist() == [[norm, scores.accompaniment[i]] for norm in scores.norm[i]]
     assert scores.abstains.tolist() == [False] * 11 + [True]
 
 
@@ -193,25 +209,103 @@ def _all_sets() -> tuple[dict[str, TrialSet], dict[str, ItemVectors]]:
     return {**sets, "mix-mir1k": verified, "clone-singing": verified}, vectors
 
 
-def test_fit_flags_no_more_strangers_than_the_budget_and_one_thousandth_lower_would():
+def _population() -> Population:
+    """Sixty strangers, each heard twice, against twelve voices: norm_scores that are noise."""
+    n_strangers, n_voices = 60, 12
+    person = np.repeat([f"stranger {i}" for i in range(n_strangers)], 2)
+    return Population(
+        voices=[f"voice {k}" for k in range(n_voices)],
+        sings=np.arange(n_voices) < 5,
+        norm=np.random.default_rng(4).normal(0, 1, (len(person), n_voices)),
+        compared=np.ones((len(person), n_voices), bool),
+        accompaniment=np.zeros(len(person)),
+        abstains=np.zeros(len(person), bool),
+        person=person,
+        condition=np.tile(["sung alone 10 s", "sung +0db 10 s"], n_strangers),
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted() -> dict[str, Any]:
     sets, vectors = _all_sets()
-    found = fit_builtin.fit(sets, vectors, fake_cohort())
-    model = scoring.prepare_cohort(fake_cohort().vectors, fake_cohort().person)
-    strangers = trial_vectors.shipped_scores(sets["strangers-sung"], vectors, model)
-    best = strangers.norm[5:11].max()  # the eleventh is the one who abstains
-
-    assert found["threshold"] == pytest.approx(best + 0.001)
-    assert [row["flagged_pct"] for row in found["strangers"]] == [0.0] * 6
-    assert found["strangers"][0]["abstained_pct"] == pytest.approx(100 / 7, abs=0.1)
-    assert found["n_strangers"]["strangers-sung"] == {"persons": 7, "tracks": 7}
-    assert found["llr"]["slope"] > 0
-    assert len(found["variants"]) == 7
-    json.dumps(found)
+    return fit_builtin.fit(sets, vectors, fake_cohort(), _population())
 
 
-def test_even_quantiles_take_scores_evenly_whatever_their_number():
-    assert fit_builtin.even_quantiles(np.array([3.0, 1.0, 2.0]), 6).tolist() == [1, 1, 2, 2, 3, 3]
-    assert fit_builtin.even_quantiles(np.arange(100.0), 4).tolist() == [12, 37, 62, 87]
+def test_what_is_fitted_is_a_calibration_whose_thresholds_are_those_of_its_tail(fitted):
+    calibration = Calibration.from_dict({"encoder_id": "e", "cohort_id": "c", **fitted})
+
+    assert [(point["budget"], point["threshold"]) for point in fitted["operating_points"]] == [
+        (budget, round(threshold_for(calibration.tail, budget, 5), 3)) for budget in fit_builtin.BUDGETS_FPIR
+    ]
+    # Five artists' own tracks, one each: a fifth of the ranks that are kept is of each.
+    for point in fitted["operating_points"]:
+        missed = {probe: round(100 * share, 1) for probe, share in calibration.missed(point["threshold"]).items()}
+        assert missed == point["fnir_pct"]
+    assert calibration.misfit("e", "c") is None
+    assert calibration.tail == fit_tail(
+        _population().llr(calibration.llr), *_population().codes(), first=_population().sings
+    )
+    json.dumps(fitted)
+
+
+def test_the_fit_counts_who_is_flagged_and_who_abstains(fitted):
+    sets, vectors = _all_sets()
+    prepared = scoring.prepare_cohort(fake_cohort().vectors, fake_cohort().person)
+    scores = trial_vectors.shipped_scores(sets["strangers-sung"], vectors, prepared)
+    llrs = scores.llr(LlrModel.from_dict(fitted["llr"]))
+    (threshold,) = [point["threshold"] for point in fitted["operating_points"] if point["budget"] == DEFAULT_BUDGET]
+    n_flagged = int((llrs[5:11].max(axis=1) >= threshold).sum())  # the eleventh abstains, and counts
+
+    assert [(row["group"], row["persons"], row["tracks"]) for row in fitted["strangers"]] == [
+        (name, 7, 7) for name in (*fit_builtin.STRANGER_SETS, *fit_builtin.ONLY_COUNTED)
+    ]
+    assert [row["flagged_pct"] for row in fitted["strangers"]] == [round(100 * n_flagged / 7, 2)] * 6
+    assert [row["abstained_pct"] for row in fitted["strangers"]] == [14.3] * 6
+    assert fitted["llr"]["weights"]["norm_score"] > 0 == fitted["llr"]["weights"]["accompaniment"]
+    assert len(fitted["variants"]) == 7
+
+
+def test_parts_of_a_mixture_and_persons_imitated_weigh_the_same_whatever_their_size():
+    """A part three times over, and one person's clones many times over, change nothing but for the ridge's little."""
+    sets, _ = _all_sets()
+    rng = np.random.default_rng(8)
+    measured = {name: rng.normal(k % 3, 1.0, (len(trials.tests), 5, 2)) for k, (name, trials) in enumerate(sets.items())}
+    for name in fit_builtin.PROBES.values():
+        measured[name][np.arange(5), np.arange(5)] += [[2.0, 0.5]] * 4 + [[0.5, 0.5]]  # the fifth is hard to tell
+    fold = fit_builtin.FoldScores(sets, {name: np.zeros(len(trials.tests), bool) for name, trials in sets.items()})
+
+    def fit_again(name: str, rows: list[int]) -> LlrModel:
+        """With these tests of one set in the place of its own."""
+        trials = replace(sets[name], tests=tuple(sets[name].tests[row] for row in rows))
+        some = fit_builtin.FoldScores(
+            {**sets, name: trials}, {**fold.abstains, name: np.zeros(len(rows), dtype=bool)}
+        )
+        return fit_builtin.fit_mixture(some, {**measured, name: measured[name][rows]})
+
+    once = fit_builtin.fit_mixture(fold, measured)
+    for name, rows in (
+        ("mix-mir1k", [*range(5)] * 3),
+        ("strangers-spoken", [*range(12)] * 3),
+        ("clone-singing", [*range(5), *[4] * 30]),
+    ):
+        again = fit_again(name, rows)
+        assert (*again.weights, again.intercept) == pytest.approx((*once.weights, once.intercept), rel=2e-3), name
+    other = fit_again("mix-mir1k", [*range(5), *[4] * 30])  # singers of mixes count by their tracks
+    assert abs(other.weights[0] - once.weights[0]) > 0.01 * once.weights[0]
+
+
+def test_llrs_of_what_is_found_are_kept_at_even_ranks_with_abstentions_lowest():
+    trials, _ = _search()
+    fold = fit_builtin.FoldScores(dict.fromkeys(fit_builtin.PROBES.values(), trials), {})
+    fold.abstains.update({name: np.arange(12) == 1 for name in fold.sets})
+    table = np.zeros((12, 5))
+    table[np.arange(5), np.arange(5)] = [3.004, 9.0, 1.0, 2.0, 4.0]  # artist 1's own track abstains
+
+    found = fit_builtin.found_llrs(fold, dict.fromkeys(fold.sets, table))
+
+    assert found == {
+        probe: [*[None] * 10, *[1.0] * 10, *[2.0] * 10, *[3.0] * 10, *[4.0] * 10] for probe in fit_builtin.PROBES
+    }
 
 
 def test_the_card_holds_one_section_however_often_it_is_written(tmp_path):
@@ -247,13 +341,16 @@ def test_a_share_by_person_counts_persons_and_not_tracks():
 
 def test_the_lower_part_counts_flags_and_abstentions(capsys):
     trials, _ = _search()
-    norm = np.zeros((12, 5))
-    norm[0, 0], norm[1, 2], norm[5, 3], norm[11, 0] = 9, 9, 9, 9  # found; another's; a stranger; one that abstains
-    shipped = ShippedScores(norm, norm, np.arange(12) == 11)
+    llrs = np.zeros((12, 5))
+    llrs[0, 0], llrs[1, 2], llrs[5, 3], llrs[11, 0] = 9, 9, 9, 9  # found; another's; a stranger; one that abstains
+    nothing = np.zeros((12, 5))  # of the scores that the llrs were made of
+    shipped = ShippedScores(nothing, nothing, nothing[:, 0], np.arange(12) == 11)
     sets = dict.fromkeys((*fit_builtin.STRANGER_SETS, "strangers-mixes", "instrumentals", "mix-mir1k"), trials)
     sets |= dict.fromkeys(("clone-singing", "clone-speech"), trials)
 
-    rows = decision_rows(sets, dict.fromkeys(sets, shipped), threshold=5.0, n_resamples=50)
+    rows = decision_rows(
+        sets, dict.fromkeys(sets, shipped), dict.fromkeys(sets, llrs), threshold=5.0, n_resamples=50
+    )
 
     value = {(row.trials, row.metric): (row.value, row.n) for row in rows}
     assert value["mates-sung", "flagged_pct"] == (20.0, 5)

@@ -2,13 +2,21 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 
+from embeddings.model_dir import CALIBRATION
 from registry import erasure
-from tests.cli_fakes import CONSENT, check_units, json_lines
+from tests.cli_fakes import CONSENT, Cli, check_units, json_lines, write_model
 
 pytest_plugins = ["tests.cli_fixtures"]
+
+
+def enroll_songs(cli, artist: str, *songs: int) -> None:
+    """Enroll songs of singer 1 for an artist."""
+    paths = [cli.sing(f"{artist}/{song}.wav", 1, song) for song in songs]
+    assert cli("enroll", artist, *paths, "--consent", CONSENT).exit_code == 0
 
 
 def names(cli) -> list[str]:
@@ -57,6 +65,89 @@ def test_show_lists_references_and_what_they_rest_on(enrolled):
         *("consent", "consent_expires_at", "added_at"),
     ]
     assert re.fullmatch(r"Ada: active, enrolled 20\S+Z, 1 templates\n", table.stderr)
+
+
+def test_show_names_the_nearest_neighbours_and_what_would_help(enrolled):
+    enroll_songs(enrolled, "Cy", 5, 6)  # Ada's voice
+
+    shown = enrolled("artists", "show", "Ada")
+    (artist,) = json.loads(enrolled("artists", "show", "Ada", "--json").stdout)
+
+    check_units(artist)
+    assert [(one["rank"], one["artist"], one["reaches_threshold"]) for one in artist["neighbours"]] == [
+        (1, "Cy", True),
+        (2, "Bo", False),
+    ]
+    assert artist["neighbours_threshold"]["source"] == (
+        "false-flag budget 3 % over 3 artists, shared by 2 sections; made up for tests"
+    )
+    first, second = (one["llr"] for one in artist["neighbours"])
+    assert first >= artist["neighbours_threshold"]["llr"] > second
+    lines = shown.stdout.split("\n\n")[1].splitlines()
+    assert lines[0].startswith("Nearest enrolled neighbours; * reaches the threshold 1.")
+    assert lines[1].startswith(f" *1. Cy: log10 likelihood ratio {first:+.2f}, norm score ")
+    assert lines[2] == f"     {artist['neighbours'][0]['likeness']}"
+    assert lines[3].startswith(f"  2. Bo: log10 likelihood ratio {second:+.2f}, ")
+    assert shown.stdout.split("\n\n")[2].splitlines() == [
+        "What more references would help:",
+        *(f"  {advice}" for advice in artist["what_would_help"]),
+    ]
+    assert artist["what_would_help"][0].startswith("whether they are all of one voice is checked from the third")
+    assert "neighbours" not in shown.stderr and artist["neighbours_missing"] is None
+
+
+def test_show_says_what_share_of_tracks_may_be_found(cli, voice_like):
+    """Where the calibration says what was found: shares in whole percent, which say so in their key."""
+    model = write_model(cli.folder / "models/fake", voice_like)
+    calibration = json.loads((model / CALIBRATION).read_text())
+    (model / CALIBRATION).write_text(json.dumps({**calibration, "found": {"clean": [0.5, 1.0, 4.0]}}))
+    telling = Cli(cli.folder / "telling", model, voice_like)
+    telling.init()
+    telling.enroll("Ada", 1, n_songs=1)
+
+    shown = telling("artists", "show", "Ada")
+    (artist,) = json.loads(telling("artists", "show", "Ada", "--json").stdout)
+
+    check_units(artist)
+    assert artist["expected_found"] == {
+        "threshold": {"llr": 1.0, "source": "false-flag budget 3 % over 1 artists; made up for tests"},
+        "measured_on": "made up for tests",
+        "shares": [{"probe": "clean", "heard": "singing alone", "found_percent": 67}],
+    }
+    assert (
+        "\n\nShare of tracks that the present threshold 1.00 found, measured on other voices (made up for tests), no "
+        "promise for this one:\n   67 %  singing alone\n\n"
+    ) in shown.stdout
+
+
+def test_show_of_an_encoder_without_calibration_leaves_out_what_it_cannot_know(enrolled, model, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(model, bare)
+    (bare / CALIBRATION).unlink()
+    with enrolled.store() as store, store.writing():
+        store.set_setting("encoder_source", str(bare))
+
+    result = enrolled("artists", "show", "Ada")
+    (artist,) = json.loads(enrolled("artists", "show", "Ada", "--json").stdout)
+
+    assert result.exit_code == 0
+    assert str(enrolled.folder / "Ada/song-1.wav") in result.stdout
+    assert "neighbours" not in result.stdout
+    assert "nearest neighbours and what share of tracks may be found are left out: encoder " in result.stderr
+    assert f"{bare}: has no calibration, so its scores are no evidence yet" in result.stderr
+    assert artist["neighbours"] is None and "has no calibration" in artist["neighbours_missing"]
+
+
+def test_show_as_csv_is_the_references_alone(enrolled):
+    result = enrolled("artists", "show", "Ada", "--format", "csv")
+
+    assert [row.split(",")[0] for row in result.stdout.splitlines()] == ["reference_id", "1", "2"]
+
+
+def test_show_does_not_load_the_encoder(enrolled, monkeypatch):
+    monkeypatch.setattr("registry.config.load_encoder", lambda *_, **__: pytest.fail("the encoder was loaded"))
+
+    assert enrolled("artists", "show", "Ada").exit_code == 0
 
 
 @pytest.mark.parametrize("command", [["show", "Adda"], ["rename", "Adda", "Eve"], ["remove", "Adda", "--yes"]])
@@ -120,7 +211,7 @@ def test_remove_leaves_nothing_of_an_artist_and_prints_a_receipt(cli):
     }
     assert receipt["removed"] == {
         **{"consents": 1, "references": 2, "templates": 1, "matches": 1, "names": 1, "identity_changes": 0},
-        **{"audit_payloads": 3, "kept_audio": 1},
+        **{"audit_payloads": 3, "lookalikes": 0, "kept_audio": 1},
     }
     assert receipt["finished_at"] is not None
     assert result.stderr.endswith("Ada, 2 references and 1 templates: removed\n")
@@ -355,6 +446,12 @@ def test_changes_are_listed_with_who_made_them(enrolled):
         (["split", "Ada", "1", "2", "--into", "Cy"], "Ada: all its references would go; rename it instead"),
         (["split", "Ada", "1", "--into", "Bo"], "Bo: is enrolled already; split into a new name, then merge the two"),
         (["split", "Ada", "3", "--into", "Cy"], "reference 3: is not Ada's, whose are 1, 2"),
+        (["note-lookalike", "Ada", "ada"], "ada: is Ada itself; lookalikes are two artists"),
+        (["note-lookalike", "Ada", "Zuzu"], "Zuzu: not enrolled; `likeness artists list` shows who is"),
+        (
+            ["note-lookalike", "Ada", "Bo", "--remove"],
+            "Ada and Bo are not noted as sounding alike; nothing to take back",
+        ),
         (["undo", "5"], "change 5: there is none of that number; `likeness artists changes` lists them"),
         (["approve", "Ada"], "Ada: no reference is pending; nothing to approve"),
     ],
@@ -366,3 +463,54 @@ def test_what_cannot_be_is_refused_and_nothing_is_changed(enrolled, command, mes
 
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"Error: {message}\n")
     assert enrolled("export").stdout == before
+
+
+# --- who sounds like whom ---
+
+
+def test_lookalikes_are_noted_shown_and_taken_back(enrolled):
+    noted = enrolled("artists", "note-lookalike", "Ada", "Bo", "--note", "sis\u202eters", "--as", "max")
+    again = enrolled("artists", "note-lookalike", "Bo", "Ada", "--json")
+    shown = enrolled("artists", "show", "Bo")
+    (bo,) = json.loads(enrolled("artists", "show", "Bo", "--json").stdout)
+    removed = enrolled("artists", "note-lookalike", "Ada", "Bo", "--remove")
+
+    assert [result.exit_code for result in (noted, again, removed)] == [0, 0, 0]
+    assert noted.stderr == "Ada and Bo: noted as sounding alike\n"
+    table = noted.stdout.splitlines()
+    assert table[0].split() == ["artist", "note", "noted_at", "noted_by"]
+    assert re.fullmatch(r"Bo +sis\\u202eters +20\S+Z +max", table[2])
+    assert again.stderr == "Bo and Ada: noted as sounding alike already; nothing to do\n"
+    (row,) = json.loads(again.stdout)
+    assert [row[name] for name in ("artist_id", "artist", "note", "noted_by")] == [1, "Ada", "sis\u202eters", "max"]
+    assert bo["lookalikes"] == [row]
+    assert "2. " not in shown.stdout and "; noted as sounding alike\n" in shown.stdout
+    assert f"Noted as sounding alike:\n  Ada: sis\\u202eters (max, {row['noted_at']})\n" in shown.stdout
+    assert (removed.stdout, removed.stderr) == ("", "Ada and Bo: not noted as sounding alike any more\n")
+    actions = [entry["action"] for entry in json.loads(enrolled("audit", "show", "--json").stdout)]
+    assert actions[-4:] == ["lookalike.note"] * 2 + ["lookalike.remove"] * 2
+    assert enrolled("check").exit_code == 0
+
+
+def test_noting_and_taking_back_at_once_is_wrong_usage(enrolled):
+    result = enrolled("artists", "note-lookalike", "Ada", "Bo", "--note", "sisters", "--remove")
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--remove takes back what was noted, --note notes something; give one of them" in result.stderr
+
+
+def test_a_query_that_flags_two_lookalikes_says_that_they_are(cli):
+    """The same voice under two names, so that both are flagged."""
+    enroll_songs(cli, "Ada", 1, 2)
+    enroll_songs(cli, "Bo", 5, 6)
+    track = cli.sing("t.wav", 1, song=3)
+    before = cli("query", track, "--no-save").stdout
+
+    cli("artists", "note-lookalike", "Ada", "Bo")
+
+    after = cli("query", track)
+    (scan,) = json.loads(cli("tracks", "show", track, "--json").stdout)
+    assert "alike" not in before
+    assert re.search(r"\n  (Ada and Bo|Bo and Ada) are noted as sounding alike\n", after.stdout)
+    assert {match["artist"]: match["lookalike_ids"] for match in scan["matches"]} == {"Ada": [2], "Bo": [1]}
+    assert "are noted as sounding alike\n" in cli("tracks", "show", track).stdout

@@ -6,7 +6,7 @@ import pytest
 
 pytest_plugins = ["tests.cli_fixtures"]
 
-KEYS = ["require-two-persons", "retention-days", "flagged-retention-days"]
+KEYS = ["require-two-persons", "retention-days", "flagged-retention-days", "false-flag-budget"]
 
 
 def test_list_shows_every_setting_with_value_default_and_what_it_does(cli):
@@ -21,11 +21,13 @@ def test_list_shows_every_setting_with_value_default_and_what_it_does(cli):
         ["require-two-persons", "off", "off"],
         ["retention-days", "90", "none"],
         ["flagged-retention-days", "none", "none"],
+        ["false-flag-budget", "0.03", "0.03"],
     ]
     assert [(row["key"], row["value"], row["default"]) for row in rows] == [
         ("require-two-persons", False, False),
         ("retention-days", 90, None),
         ("flagged-retention-days", None, None),
+        ("false-flag-budget", 0.03, 0.03),
     ]
     assert all(row["about"].endswith(".") for row in rows)
 
@@ -48,6 +50,18 @@ def test_set_says_what_is_in_force_now_and_is_audited(cli):
         "config.set",
         {"key": "require-two-persons", "from": False, "to": True, "by": "ines"},
     )
+
+
+def test_a_budget_is_typed_as_a_share_or_in_percent(cli):
+    result = cli("config", "set", "false-flag-budget", "0.5%")
+
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "false-flag-budget: 0.005\n")
+    assert cli("config", "get", "false-flag-budget").stdout == "0.005\n"
+    assert cli("config", "set", "false-flag-budget", "1e-2").stderr == "false-flag-budget: 0.01\n"
+    refused = cli("config", "set", "false-flag-budget", "0")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "false-flag-budget is a share above 0 and below 1, such as 0.01, 1e-2 or 1%, not 0" in refused.stderr
+    assert cli("config", "get", "false-flag-budget").stdout == "0.01\n"
 
 
 @pytest.mark.parametrize("arguments", [["get", "two-persons"], ["set", "two-persons", "on"]])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.cli_fakes import CONSENT, RATE_HZ, check_units, json_lines
+from tests.cli_fakes import CONSENT, RATE_HZ, THRESHOLD, check_units, json_lines
 
 pytest_plugins = ["tests.cli_fixtures"]
 
@@ -37,7 +37,10 @@ def test_enroll_says_what_became_of_each_recording(cli):
     assert [row.split()[:2] for row in rows] == [["enrolled", str(first)], ["enrolled", str(second)]]
     assert result.stderr == (
         "Ada: 2 references, 12 s of voice, 1 templates on record\n"
-        "whether they are all of one voice is checked from the third reference on\n"
+        "whether they are all of one voice is checked from the third reference on, and there are 2\n"
+        "12 s of voice are on record: 30 s are the least to aim at, 60 s and more a good start\n"
+        "one template stands for all: recordings in another style or register than these would get their own\n"
+        "every reference is short, of less than 6 windows: a longer one can be checked more strictly\n"
     )
 
 
@@ -60,7 +63,7 @@ def test_enroll_as_json_is_the_records(cli):
         "own_norm_score": None,
         "warnings": [],
         "similar_artist": None,
-        "similar_norm_score": None,
+        "similar_llr": None,
     }
     assert json_lines(cli("enroll", "Ada", path, "--consent", CONSENT, "--format", "jsonl").stdout)
 
@@ -192,7 +195,42 @@ def test_a_voice_like_another_artists_is_enrolled_with_a_warning(enrolled):
     (record,) = json.loads(result.stdout)
     assert (record["outcome"], record["similar_artist"]) == ("enrolled", "Ada")
     assert f"warning: {song}: sounds like Ada" in result.stderr
-    assert f"{record['similar_norm_score']:.2f}, threshold 1.00" in result.stderr
+    assert f"(log10 likelihood ratio {record['similar_llr']:.2f}, threshold 1.00)" in result.stderr
+    assert record["similar_llr"] >= THRESHOLD
+    assert result.stderr.count("sounds like Ada") == 1 and "note-lookalike" not in result.stderr  # said once
+
+
+def test_an_artist_whose_earlier_references_sound_like_another_is_warned_of(enrolled):
+    """Also where the new recording does not: the one before was enrolled while the other artist was not matched."""
+    enrolled("consents", "withdraw", "Ada")
+    first = enrolled("enroll", "Cy", enrolled.sing("1.wav", 1, song=4), "--consent", CONSENT)
+    enrolled("consents", "add", "Ada", "release-2")
+
+    second = enrolled("enroll", "Cy", enrolled.sing("2.wav", 3), "--consent", CONSENT)
+    again = enrolled("enroll", "Cy", enrolled.folder / "2.wav", "--consent", CONSENT)
+
+    assert "warning: " not in first.stderr
+    (warning,) = [line for line in second.stderr.splitlines() if line.startswith("warning: ")]
+    assert re.fullmatch(
+        r"warning: Cy: what is on record sounds like Ada \(log10 likelihood ratio \d\.\d\d, threshold 1\.\d\d\); "
+        r"the same person under two names, or two alike voices\? The latter is noted with `likeness artists "
+        r'note-lookalike "Cy" "Ada"`',
+        warning,
+    )
+    assert again.stderr == "Cy: 2 references, 12 s of voice, 1 templates on record\n"  # nothing is new
+
+
+def test_a_lookalike_is_not_warned_of(enrolled):
+    songs = [enrolled.sing(f"{song}.wav", 1, song) for song in (4, 5, 6)]
+    first = enrolled("enroll", "Cy", songs[0], "--consent", CONSENT)
+    enrolled("artists", "note-lookalike", "Ada", "Cy", "--note", "sisters")
+
+    of_cy = enrolled("enroll", "Cy", songs[1], "--consent", CONSENT, "--json")
+    of_ada = enrolled("enroll", "Ada", songs[2], "--consent", CONSENT)
+
+    assert "warning: " in first.stderr
+    assert json.loads(of_cy.stdout)[0]["similar_artist"] == "Ada"  # it is still on the record
+    assert "warning: " not in of_cy.stderr + of_ada.stderr
 
 
 @pytest.mark.parametrize(

@@ -139,3 +139,13 @@ def test_a_threshold_is_a_number(cli, value, code):
 
     assert result.exit_code == code
     assert code == 3 or "is not a number that a score can reach" in result.stderr
+
+
+@pytest.mark.parametrize(("value", "code"), [("0", 2), ("100%", 2), ("1%", 3)])
+def test_a_budget_is_a_share(cli, value, code):
+    result = cli("query", "nothing.wav", "--budget", value)
+
+    assert result.exit_code == code
+    assert code == 3 or f"a budget is a share above 0 and below 1, such as 0.01, 1e-2 or 1%, not {value}" in " ".join(
+        result.stderr.split()
+    )

@@ -114,7 +114,7 @@ def test_show_tells_what_lies_in_the_directory(enrolled, model):
         **{"model": str(model), "use": "in use", "is_trusted": True, "encoder_id": ENCODER_ID, "dim": 16},
         **{"size_bytes": found["size_bytes"], "licence": None, "digest": model_digest(model), "commit": None},
         **{"directory": str(model), "cohort_id": calibration["cohort_id"], "n_cohort_vectors": 20},
-        **{"n_cohort_persons": 20, "threshold": 1.0, "threshold_source": "made up for tests"},
+        **{"n_cohort_persons": 20, "calibration": "made up for tests"},
         **{"has_golden": False, "card": None},
     }
 
@@ -128,9 +128,9 @@ def test_show_prints_the_card_for_a_person(cli):
     assert shown.splitlines() == card.rstrip().splitlines()
     values = {line.split()[0]: line.split(maxsplit=1)[1] for line in table.splitlines()[2:]}
     calibration = json.loads((HOUSE_DIR / "calibration.json").read_text())
-    assert (values["model"], values["licence"], values["threshold"]) == (
+    assert (values["model"], values["licence"], values["calibration"]) == (
         *("house", "Apache-2.0"),
-        str(calibration["threshold"]),
+        calibration["source"],
     )
 
 

@@ -64,6 +64,17 @@ def test_export_writes_all_that_is_on_record_of_an_artist(cli):
     assert (entry["action"], entry["payload"]) == ("artist.export", {"by": "ida"})
 
 
+def test_export_asks_to_read_what_was_noted_of_lookalikes(enrolled):
+    enrolled("artists", "note-lookalike", "Ada", "Bo", "--note", "Bo's sister")
+
+    result = enrolled("privacy", "export", "Ada", enrolled.folder / "ada.zip")
+
+    assert " 1 lookalikes, " in result.stderr
+    assert result.stderr.endswith(
+        "what was noted of lookalikes may name them: read `lookalikes` in artist.json before it is handed over\n"
+    )
+
+
 def test_an_export_has_a_place_of_its_own(enrolled):
     path = enrolled.folder / "ada.zip"
     path.write_text("something else")

@@ -46,11 +46,11 @@ def test_a_flag_carries_evidence_that_can_be_checked_by_ear(enrolled):
     assert lines[0] == f"FLAGGED  {track}"
     assert "1.00" in lines[1]
     assert re.fullmatch(r"  1[12]\.\d s of voice in 12\.0 s; 2 artists matched", lines[2])
-    assert lines[3].startswith(" *1. Ada: norm score ")
+    assert lines[3].startswith(" *1. Ada: log10 likelihood ratio +")
     listen = [line for line in lines if line.startswith("     listen: track ")]
     assert len(listen) == 3
     assert all(f"{enrolled.folder}/Ada/song-" in line for line in listen)
-    assert any(line.startswith("  2. Bo: norm score -") for line in lines)
+    assert any(line.startswith("  2. Bo: log10 likelihood ratio -") for line in lines)
     assert any(f"encoder {ENCODER_ID[:12]}, cohort " in line and "made up for tests" in line for line in lines)
     assert lines[-1].startswith("  A flag is a lead: listen")
 
@@ -67,11 +67,13 @@ def test_json_is_the_record_with_units_in_its_keys(enrolled):
     assert (scan["path"], scan["verdict"], scan["scan_id"], scan["run_id"]) == (str(track), "flagged", 1, None)
     assert (scan["threshold"], scan["threshold_source"], scan["encoder_id"]) == (
         THRESHOLD,
-        "made up for tests",
+        "false-flag budget 3 % over 2 artists; made up for tests",
         ENCODER_ID,
     )
+    assert (scan["budget"], re.fullmatch("[0-9a-f]{64}", scan["calibration_id"]) is None) == (0.03, False)
     assert (match["rank"], match["artist"]) == (1, "Ada")
-    assert match["norm_score"] >= THRESHOLD > scan["matches"][1]["norm_score"]
+    assert match["llr"] >= THRESHOLD > scan["matches"][1]["llr"]
+    assert [match["flagged"] for match in scan["matches"]] == [True, False]
     assert set(evidence) == {
         *("track_start_s", "track_end_s", "reference_id", "reference"),
         *("reference_start_s", "reference_end_s", "score"),
@@ -124,7 +126,53 @@ def test_another_threshold_decides_and_is_named(enrolled):
     result = enrolled("query", enrolled.sing("t.wav", 1, song=3), "--threshold", "9.5", "--json")
 
     (scan,) = json.loads(result.stdout)
-    assert (scan["verdict"], scan["threshold"], scan["threshold_source"]) == ("clear", 9.5, "set by the caller")
+    assert [scan[name] for name in ("verdict", "threshold", "threshold_source", "budget")] == [
+        *("clear", 9.5, "set by the caller", None)
+    ]
+
+
+def test_another_budget_decides_and_is_named(enrolled):
+    """The made-up tail falls by e every half: a budget of a hundredth of its own is 2.303 further up."""
+    track = enrolled.sing("t.wav", 1, song=3)
+    enrolled("config", "set", "false-flag-budget", "0.3%")
+
+    (of_registry,) = json.loads(enrolled("query", track, "--json").stdout)
+    (of_caller,) = json.loads(enrolled("query", track, "--budget", "0.03%", "--json").stdout)
+
+    budget = "false-flag budget 0.3 % over 2 artists; made up for tests"
+    assert [of_registry[name] for name in ("verdict", "threshold", "threshold_source", "budget")] == [
+        *("clear", round(THRESHOLD + 0.5 * np.log(10), 3), budget, 0.003)
+    ]
+    assert [of_caller[name] for name in ("verdict", "threshold", "threshold_source", "budget")] == [
+        *("clear", round(THRESHOLD + 0.5 * np.log(100), 3), budget.replace("0.3 %", "0.03 %"), 0.0003)
+    ]
+
+
+def test_a_budget_beyond_what_strangers_showed_is_said_and_further_out_refused_unless_accepted(enrolled):
+    """The made-up strangers are a thousand: one of them is a budget of 1e-3."""
+    track = enrolled.sing("t.wav", 1, song=3)
+
+    said = enrolled("query", track, "--budget", "5e-5")
+    refused = enrolled("query", track, "--budget", "5e-6")
+    accepted = enrolled("query", track, "--budget", "5e-6", "--accept-extrapolation")
+
+    assert [result.exit_code for result in (said, refused, accepted)] == [0, 1, 0]
+    for result, beyond in ((said, "1.3"), (accepted, "2.3")):
+        assert result.stdout.splitlines()[1].endswith(" (threshold extrapolated)")
+        assert f"; threshold extrapolated {beyond} powers of ten beyond 1000 strangers; made up" in result.stdout
+    assert (refused.stdout, refused.stderr) == (
+        "",
+        "Error: false-flag budget 5e-06 over 2 artists: the threshold would lie 2.3 powers of ten beyond what 1000 "
+        "strangers can show; a larger budget, more strangers (`likeness calibrate`), or --accept-extrapolation\n",
+    )
+
+
+@pytest.mark.parametrize("command", ["query", "batch"])
+def test_a_budget_and_a_threshold_contradict_each_other(cli, command):
+    result = cli(command, cli.sing("t.wav", 1), "--budget", "0.01", "--threshold", "2")
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--budget and --threshold both say when to flag; give one of them" in result.stderr
 
 
 def test_a_result_is_kept_unless_told_otherwise(enrolled):
@@ -243,7 +291,7 @@ def test_a_real_singer_is_flagged_by_another_song_and_a_stranger_is_clear(real, 
     check_units([flagged, clear])
     assert (flagged["verdict"], clear["verdict"]) == ("flagged", "clear")
     assert [match["artist"] for match in flagged["matches"]] == ["nus-samf", "nus-prav"]
-    assert flagged["matches"][1]["norm_score"] < flagged["threshold"] <= flagged["matches"][0]["norm_score"]
+    assert flagged["matches"][1]["llr"] < flagged["threshold"] <= flagged["matches"][0]["llr"]
     references = {song.resolve() for song in dev_songs(audio_root, "nus-samf")[:3]}
     assert {Path(item["reference"]) for item in flagged["matches"][0]["evidence"]} <= references
     assert len(clear["matches"]) == 2

@@ -35,7 +35,7 @@ def test_every_reference_is_made_anew_and_the_registry_goes_over(enrolled, other
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr.splitlines() == [
         f"{enrolled.home}: 4 references are made with {other_model} (bbbbbbbbbbbb), which is the encoder from now on",
-        "its threshold is 1.00: made up for tests",
+        "its calibration: made up for tests",
         "its scores are on another scale than before: a --threshold that you give by hand has to be found anew",
         "what `enroll` asks of recordings of one voice was measured with the built-in encoder",
     ]
@@ -162,23 +162,26 @@ def test_what_is_prepared_is_dropped_when_asked_to(enrolled, other_model):
     assert nothing.stderr.endswith("(aaaaaaaaaaaa) already; nothing to do\n")
 
 
-def test_an_encoder_without_a_threshold_is_refused_unless_one_is_to_be_given(enrolled, other_model, tmp_path):
+def test_an_encoder_without_a_calibration_is_refused_unless_one_is_to_be_made(enrolled, other_model, tmp_path):
     bare = tmp_path / "other"
     bare.mkdir()
     for name in ("hyperparams.yaml", "cohort.npz"):
         (bare / name).write_bytes((other_model / name).read_bytes())
 
     refused = enrolled("reembed", "--encoder", bare, "--trust-model")
-    done = enrolled("reembed", "--encoder", bare, "--trust-model", "--no-threshold")
+    done = enrolled("reembed", "--encoder", bare, "--trust-model", "--no-calibration")
 
     assert (refused.exit_code, done.exit_code) == (1, 0)
-    assert f"encoder {bare}: has no threshold" in refused.stderr
-    assert "it has no threshold of its own: give query and batch --threshold" in done.stderr
+    assert f"encoder {bare}: has no calibration, so its scores are no evidence yet" in refused.stderr
+    assert "it has no calibration, so nothing is decided before `likeness calibrate`" in done.stderr
     track = enrolled.sing("new.wav", 1, song=7)
-    assert enrolled("query", track).exit_code == 1
-    assert enrolled("query", track, "--threshold", "1.5").exit_code == 0
+    for threshold in ([], ["--threshold", "1.5"]):
+        queried = enrolled("query", track, *threshold)
+        assert (queried.exit_code, queried.stdout) == (1, "")
+        assert f"encoder {bare}: has no calibration" in queried.stderr
     (bare / "cohort.npz").unlink()
-    without = enrolled("reembed", "--encoder", bare, "--trust-model", "--no-threshold")
+    without = enrolled("reembed", "--encoder", bare, "--trust-model", "--no-calibration")
+    assert without.exit_code == 1
     assert "has no cohort to normalise scores with" in without.stderr
 
 
@@ -191,7 +194,7 @@ def test_an_empty_registry_needs_no_such_thing(cli, other_model):
     )
 
 
-@pytest.mark.parametrize("option", ["--leave-out", "--dry-run", "--trust-model", "--no-threshold"])
+@pytest.mark.parametrize("option", ["--leave-out", "--dry-run", "--trust-model", "--no-calibration"])
 def test_giving_up_and_going_on_contradict_each_other(cli, option):
     result = cli("reembed", "--abandon", option)
 
@@ -228,7 +231,8 @@ def test_a_batch_begun_before_asks_which_way_to_go_on(enrolled, other_model):
 
     assert result.stderr.endswith("1 unfinished runs were begun with the encoder before: give --repin or --new-run\n")
     assert refused.exit_code == 1
-    assert "the registry has changed since it was stopped (store_revision, encoder_id, cohort_id)" in refused.stderr
+    changed = "the registry has changed since it was stopped (store_revision, encoder_id, cohort_id, calibration_id)"
+    assert changed in refused.stderr
 
 
 def test_killed_on_the_way_it_goes_on_and_the_old_encoder_answers_meanwhile(enrolled, other_model):

@@ -7,7 +7,9 @@ import pytest
 from embeddings.errors import ModelDamaged, ModelUnavailable, ModelUntrusted
 from embeddings.model_dir import find_model, model_digest
 from registry import audit
+from registry.calibration import DEFAULT_BUDGET
 from registry.config import (
+    FALSE_FLAG_BUDGET,
     FLAGGED_RETENTION_DAYS,
     REQUIRE_TWO_PERSONS,
     RETENTION_DAYS,
@@ -15,7 +17,9 @@ from registry.config import (
     change_setting,
     choose_encoder,
     encoder_source,
+    false_flag_budget,
     flagged_retention_days,
+    parse_budget,
     require_two_persons,
     retention_days,
     trusted_models,
@@ -98,6 +102,7 @@ def test_a_damaged_built_in_encoder_is_refused(store, monkeypatch, model):
 
 def test_settings_are_off_until_the_owner_changes_them(store):
     assert (require_two_persons(store), retention_days(store), flagged_retention_days(store)) == (False, None, None)
+    assert false_flag_budget(store) == DEFAULT_BUDGET == 0.03
 
 
 def test_a_setting_stays_as_it_was_set_and_the_audit_says_who_changed_what(store):
@@ -106,13 +111,16 @@ def test_a_setting_stays_as_it_was_set_and_the_audit_says_who_changed_what(store
     change_setting(store, RETENTION_DAYS, None)
     change_setting(store, FLAGGED_RETENTION_DAYS, 365)
     change_setting(store, REQUIRE_TWO_PERSONS, True)
+    change_setting(store, FALSE_FLAG_BUDGET, 0.001)
 
+    assert false_flag_budget(store) == 0.001
     assert (require_two_persons(store), retention_days(store), flagged_retention_days(store)) == (True, None, 365)
     assert [(entry.action, entry.payload) for entry in audit.entries(store)] == [
         ("config.set", {"key": "retention-days", "from": None, "to": 90, "by": "ines"}),
         ("config.set", {"key": "retention-days", "from": 90, "to": None, "by": "ines"}),
         ("config.set", {"key": "flagged-retention-days", "from": None, "to": 365, "by": "ines"}),
         ("config.set", {"key": "require-two-persons", "from": False, "to": True, "by": "ines"}),
+        ("config.set", {"key": "false-flag-budget", "from": 0.03, "to": 0.001, "by": "ines"}),
     ]
 
 
@@ -124,6 +132,8 @@ def test_a_setting_stays_as_it_was_set_and_the_audit_says_who_changed_what(store
         ("retention-days", "1", 1),
         ("retention-days", "36500", 36500),
         ("flagged-retention-days", "none", None),
+        ("false-flag-budget", "0.005", 0.005),
+        ("false-flag-budget", "1e-05", 0.00001),
     ],
 )
 def test_a_value_is_shown_as_it_is_typed(key, text, value):
@@ -144,8 +154,21 @@ def test_a_value_is_shown_as_it_is_typed(key, text, value):
         ("retention-days", "1.5", "a whole number of days"),
         ("retention-days", "\u0661", "a whole number of days"),  # a digit, but not one that everybody reads
         ("flagged-retention-days", "off", "a whole number of days"),
+        ("false-flag-budget", "0", "a share above 0 and below 1, such as 0.01, 1e-2 or 1%"),
+        ("false-flag-budget", "1", "a share above 0 and below 1"),
+        ("false-flag-budget", "100%", "a share above 0 and below 1"),
+        ("false-flag-budget", "-1%", "a share above 0 and below 1"),
+        ("false-flag-budget", "nan", "a share above 0 and below 1"),
+        ("false-flag-budget", "none", "a share above 0 and below 1"),
+        ("false-flag-budget", "%", "a share above 0 and below 1"),
+        ("false-flag-budget", "", "a share above 0 and below 1"),
     ],
 )
 def test_a_value_that_is_none_of_the_allowed_is_refused(key, text, match):
     with pytest.raises(ValueError, match=match):
         SETTINGS[key].parse(text)
+
+
+@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.5%", 0.005), ("1e-2", 0.01), (".25", 0.25)])
+def test_a_budget_is_a_share_or_percent(text, share):
+    assert parse_budget(text) == pytest.approx(share, rel=1e-12)

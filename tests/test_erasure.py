@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from registry import audit, erasure, identity, rights, scans
+from registry import audit, erasure, identity, lookalikes, rights, scans
 from registry.check import find_problems
 from registry.enroll import enroll_recording
 from registry.errors import RegistryError, UnknownArtist, UnknownTrack
@@ -53,6 +53,7 @@ def marked(store: Store, encoder: FakeEncoder, tmp_path: Path, monkeypatch: pyte
     enroll_vectors(store, encoder, mark("other name"), singer(2, seed=8), content=mark("other.wav"))
     identity.merge_artists(store, name, mark("other name"))
     identity.rename_artist(store, name, mark("new name"))
+    lookalikes.note_lookalike(store, mark("new name"), "Bo", mark("lookalike"))
     rights.withdraw_consent(store, mark("new name"), mark("consent"))
     matcher, _ = make_matcher(store, encoder)
     scan = matcher.scan("/in/a-track.wav", TRACK)
@@ -141,6 +142,7 @@ def test_the_receipt_says_what_when_and_how_it_was_verified(marked, tmp_path):
         "names": 3,
         "identity_changes": 2,
         "audit_payloads": receipt["removed"]["audit_payloads"],
+        "lookalikes": 1,
         "kept_audio": 3,
     }
     assert receipt["removed"]["audit_payloads"] >= 7
@@ -485,6 +487,21 @@ def test_removing_one_reference_takes_it_out_of_reports_and_of_the_audit_whereve
     (left,) = json.loads(report.read_text(encoding="utf-8"))["scan"]["matches"]
     assert [item["reference_id"] for item in left["evidence"]] == [1]
     assert files_holding(marked.home, b"of-cy.wav") == []
+
+
+def test_a_removed_artist_is_in_a_report_no_lookalike_of_another(marked, tmp_path):
+    """Reports of earlier releases, which say nothing of lookalikes, are left as they are."""
+    report, other = tmp_path / "outcomes.jsonl", marked.artist(mark("new name")).artist_id
+    matches = [{"artist_id": 1, "evidence": [], "lookalike_ids": [other, 77]}, {"artist_id": 1, "evidence": []}]
+    line = {"path": "/in/a.wav", "scan": {"content_id": "c", "matches": matches}}
+    report.write_text(json.dumps(line) + "\n", encoding="utf-8")
+
+    erasure.erase_artist(marked, mark("new name"), lambda _: None)
+
+    assert json.loads(report.read_text(encoding="utf-8"))["scan"]["matches"] == [
+        {"artist_id": 1, "evidence": [], "lookalike_ids": [77]},
+        {"artist_id": 1, "evidence": []},
+    ]
 
 
 def test_what_is_split_off_and_removed_is_not_in_the_audit_of_whom_it_was_split_from(marked, encoder):

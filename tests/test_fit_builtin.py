@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import math
 import sys
 from collections import Counter
 from pathlib import Path
@@ -23,6 +24,7 @@ from fit_builtin import (
     cohort_line,
     cohort_sounds,
     make_cohort,
+    thresholds_table,
     write_card,
 )
 from trial_audio import RATE_HZ
@@ -30,7 +32,8 @@ from trial_vectors import House
 
 from embeddings.model_dir import COHORT, HOUSE_DIR, load_calibration, load_cohort
 from registry.condense import MAX_TEMPLATES
-from tests.fakes import FakeEncoder
+from registry.tail import Tail, threshold_for
+from tests.fakes import FakeEncoder, fake_tail
 
 SUNG_AND_SPOKEN = ["spoken", "sung", "sung", "spoken+music", "spoken+music", "sung+music", "sung+music"]
 
@@ -138,8 +141,15 @@ def test_card_holds_every_figure_of_the_calibration():
 
     section = card_section(calibration, "A cohort.")
 
-    assert section.startswith(f"{CARD_BEGIN}\n## Cohort\nA cohort.\n\n## Threshold\nnorm_score ")
+    assert section.startswith(f"{CARD_BEGIN}\n## Cohort\nA cohort.\n\n## Calibration\nBy `scripts/fit_builtin.py` ")
     assert section.endswith(f"```\n{CARD_END}")
+    for name, weight in calibration["llr"]["weights"].items():
+        assert f"{weight:.3f} {name}" in section
+    assert f" {calibration['llr']['intercept']:+.3f}. Positives: {calibration['llr']['positives']}. " in section
+    tail = calibration["tail"]
+    shape = f"shape {tail['shape']:.2f}, {tail['shape_low']:.2f} to {tail['shape_high']:.2f}"
+    assert f"scores of {tail['n_strangers']} strangers ({calibration['tail_population']}; " in section
+    assert f"{tail['n_exceedances']} exceedances; {shape})" in section
     for row in calibration["strangers"]:
         (line,) = [line for line in section.splitlines() if line.startswith(f"{row['group']} ")]
         assert f"{row['tracks']}" in line
@@ -148,7 +158,28 @@ def test_card_holds_every_figure_of_the_calibration():
         (line,) = [line for line in section.splitlines() if line.startswith(f"{row['variant']} ")]
         assert f"{row['all strangers']['threshold']:.3f}" in line
     for point in calibration["operating_points"]:
-        assert f"| {point['budget_fpir']:.0%} | {point['threshold']:.2f} |" in section
+        missed = " | ".join(f"{share:.1f}" for share in point["fnir_pct"].values())
+        assert f"| {point['budget']:g} | {point['threshold']:.2f} | {missed} |" in section
+
+
+def test_card_has_thresholds_by_artists_and_budget_and_how_far_they_lie_beyond_the_strangers():
+    """Of a tail that falls by e every half, every voice counting whole: three artists or a third of the budget, ln 3."""
+    tail = Tail.from_dict({**fake_tail(2.0), "sizes": [1, 100], "galleries": [1.0, 100.0], "growth": 1.0})
+
+    head, rule, *rows = thresholds_table(tail)
+
+    assert (head, rule) == (
+        "| artists | budget 0.003 | budget 0.01 | budget 0.03 | budget 0.1 |",
+        "| --- | --- | --- | --- | --- |",
+    )
+    cells = {row.split(" | ")[0].removeprefix("| "): row.removesuffix(" |").split(" | ")[1:] for row in rows}
+    assert list(cells) == ["1", "5", "30", "100", "1,000", "10,000"]
+    assert cells["1"][:3] == ["3.15", "2.55", "2.00"]
+    assert cells["1"][3] == f"{threshold_for(tail, 0.1, 1):.2f}"
+    assert cells["10,000"] == [
+        f"{2 + 0.5 * math.log(0.03 / share):.2f} (+{-math.log10(1000 * share):.1f})"
+        for share in (-math.expm1(math.log1p(-budget) / 10_000) for budget in (0.003, 0.01, 0.03, 0.1))
+    ]
 
 
 def test_card_lists_the_nearest_persons_and_shows_no_names():

@@ -8,10 +8,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from embeddings.extract import Voiceprint
 from registry import match as match_module
 from registry import scoring
 from registry import store as store_module
-from registry.config import REQUIRE_TWO_PERSONS, change_setting
+from registry.calibration import DEFAULT_BUDGET, LEAST_LLR, Calibration, Threshold
+from registry.calibrations import add_calibration, roll_back
+from registry.config import FALSE_FLAG_BUDGET, REQUIRE_TWO_PERSONS, change_setting
 from registry.erasure import erase_artist, erase_reference
 from registry.errors import EncoderMismatch, NoThreshold
 from registry.identity import rename_artist, split_artist
@@ -20,14 +23,15 @@ from registry.match import (
     KEPT_EVIDENCE,
     KEPT_MATCHES,
     Matcher,
-    find_threshold,
+    encoder_calibration,
+    find_calibration,
     index_path,
     write_store_index,
 )
 from registry.records import Consent, Evidence
 from registry.references import approve_references
 from registry.rights import add_consent, withdraw_consent
-from registry.scoring import COHORT_TOP, SECTION_WINDOWS
+from registry.scoring import COHORT_TOP, SECTION_S, STRETCH_WINDOWS
 from registry.store import Store
 from registry.verdict import likeness_in_words
 from tests.fakes import (
@@ -37,6 +41,7 @@ from tests.fakes import (
     THRESHOLD,
     add_reference,
     enroll_vectors,
+    fake_calibration,
     files_holding,
     make_matcher,
     make_voiceprint,
@@ -55,7 +60,8 @@ def four_artists(store, encoder) -> None:
 
 def plain_matches(store, encoder, vectors: np.ndarray) -> list[tuple[str, float, float]]:
     """(artist, score, norm_score) of a track of one section, best first, by DESIGN's words and nothing else."""
-    assert len(vectors) <= SECTION_WINDOWS
+    n_stretches = -(-len(vectors) // STRETCH_WINDOWS)
+    edges = [i * len(vectors) // n_stretches for i in range(n_stretches + 1)]
 
     def mean(rows: np.ndarray) -> np.ndarray:
         return rows.sum(axis=0) / np.linalg.norm(rows.sum(axis=0))
@@ -65,16 +71,19 @@ def plain_matches(store, encoder, vectors: np.ndarray) -> list[tuple[str, float,
     among_strangers = [max(mean(a) @ b.T) for i, a in enumerate(persons) for j, b in enumerate(persons) if i != j]
     spread = np.std(among_strangers)
 
-    def centre(vector: np.ndarray) -> float:
-        return float(np.mean(sorted(max(vector @ person.T) for person in persons)[-COHORT_TOP:]))
+    def best_stretch(rows: np.ndarray) -> float:
+        return max(float(max(mean(vectors[a:b]) @ rows.T)) for a, b in pairwise(edges))
+
+    track_centre = np.mean(sorted(best_stretch(person) for person in persons)[-COHORT_TOP:])
 
     gallery, names = store.gallery(), store.artist_names()
     found = []
     for artist_id, name in names.items():
         templates = gallery.vectors[gallery.artist_id == artist_id]
-        score = max(mean(vectors) @ templates.T)
-        norm_score = (score - (centre(mean(vectors)) + centre(mean(templates))) / 2) / spread
-        found.append((name, float(score), float(norm_score)))
+        score = best_stretch(templates)
+        artist_centre = np.mean(sorted(max(mean(templates) @ person.T) for person in persons)[-COHORT_TOP:])
+        norm_score = (score - (track_centre + artist_centre) / 2) / spread
+        found.append((name, score, float(norm_score)))
     return sorted(found, key=lambda item: -item[2])
 
 
@@ -91,17 +100,115 @@ def test_matches_equal_a_plain_computation(store, encoder):
     assert [(match.rank, match.artist) for match in matches] == [(k + 1, row[0]) for k, row in enumerate(expected)]
     assert [match.score for match in matches] == pytest.approx([row[1] for row in expected], abs=1e-4)
     assert [match.norm_score for match in matches] == pytest.approx([row[2] for row in expected], abs=2e-3)
-    assert [match.llr for match in matches] == pytest.approx([row[2] - 1.5 for row in expected], abs=0.01)
-    assert matches[0].likeness == likeness_in_words(matches[0].llr)
+    assert [match.llr for match in matches] == pytest.approx([row[2] for row in expected], abs=0.006)
+    assert [match.likeness for match in matches] == [likeness_in_words(match.llr) for match in matches]
+    assert [match.flagged for match in matches] == [match.llr >= THRESHOLD for match in matches]
 
 
 @pytest.mark.usefixtures("four_artists")
-def test_without_a_calibration_there_is_no_llr(store, encoder):
-    encoder.calibration = None
+def test_the_llr_weighs_the_music_with_the_score_by_the_calibration(store, encoder):
+    """The same track is as much over music for every artist; who comes first stays so."""
+    plain = make_matcher(store, encoder)[0].match(make_voiceprint(singer(2, seed=9)))
+    encoder.cohort = replace(encoder.cohort, condition=np.where(np.arange(48) % 3 == 0, "sung+music", "sung"))
+    weights = {"norm_score": 0.5, "accompaniment": 30.0}
+    encoder.calibration = {**encoder.calibration, "llr": {"weights": weights, "intercept": -0.25}}
 
-    matches = make_matcher(store, encoder, threshold=1.0)[0].match(make_voiceprint(singer(2)))
+    matches = make_matcher(store, encoder)[0].match(make_voiceprint(singer(2, seed=9)))
 
-    assert [(match.llr, match.likeness) for match in matches] == [(None, None)] * 4
+    cohort = scoring.prepare_cohort(encoder.cohort.vectors, encoder.cohort.person, encoder.cohort.condition)
+    music = scoring.accompaniment(singer(2, seed=9), cohort)
+    assert abs(30 * music) > 0.1
+    assert [match.norm_score for match in matches] == [match.norm_score for match in plain]
+    expected = [0.5 * match.norm_score + 30 * music - 0.25 for match in matches]
+    assert [match.llr for match in matches] == pytest.approx(expected, abs=0.006)
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_every_artist_at_or_above_the_threshold_is_flagged(store, encoder):
+    """Not only the best, and each by what is reported."""
+    voice = make_voiceprint(unit(np.eye(DIM)[:1] + 0.9 * np.eye(DIM)[1:2]).repeat(8, axis=0))
+    first, second, third, _ = make_matcher(store, encoder)[0].match(voice)
+    assert first.llr > second.llr > third.llr
+
+    matches = make_matcher(store, encoder, threshold=second.llr)[0].match(voice)
+
+    assert [match.flagged for match in matches] == [True, True, False, False]
+
+
+# --- long tracks ---
+
+
+def long_voiceprint(sections: list[np.ndarray], section_s: float = 240.0) -> Voiceprint:
+    """Voices one after the other, each from the beginning of a section of its own, windows of 4 s every 2 s."""
+    start_s = np.concatenate([k * section_s + 2.0 * np.arange(len(voice)) for k, voice in enumerate(sections)])
+    voiceprint = make_voiceprint(np.concatenate(sections))
+    return replace(voiceprint, start_s=start_s, end_s=start_s + 4, duration_s=section_s * len(sections))
+
+
+@pytest.mark.usefixtures("four_artists")
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_voice_in_one_section_of_a_long_track_is_found_at_a_stricter_threshold(store, encoder, position):
+    """A mix of twelve minutes in which Bo sings for twenty seconds, and nobody enrolled for the rest."""
+    others = [singer(6, 100, spread=0.3, seed=k) for k in range(2)]
+    voice = singer(1, 10, seed=5)
+    track = long_voiceprint([*others[:position], voice, *others[position:]])
+    encoder.calibration = fake_calibration(COHORT_ID, threshold=1.5)
+    matcher, _ = make_matcher(store, encoder)
+
+    scan = matcher.scan("mix.wav", track)
+
+    (alone,) = [match for match in matcher.match(make_voiceprint(voice)) if match.artist == "Bo"]
+    bo = scan.matches[0]
+    assert (scan.verdict, bo.artist, bo.flagged) == ("flagged", "Bo", True)
+    assert (bo.score, bo.norm_score, bo.llr) == (alone.score, alone.norm_score, alone.llr)
+    assert scan.threshold == round(1.5 + 0.5 * np.log(3), 3) > matcher.threshold.llr == 1.5
+    assert [match.flagged for match in scan.matches] == [True, False, False, False]
+    assert scan.threshold_source == ("false-flag budget 3 % over 4 artists, shared by 3 sections; made up for tests")
+    assert all(240 * position <= item.track_start_s < 240 * position + 20 for item in bo.evidence[:1])
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_what_is_flagged_in_a_short_track_need_not_be_in_a_long_one(store, encoder):
+    """The best of more sections is higher by chance, so each has less of the budget."""
+    voice, other = singer(1, 10, spread=0.4, seed=5), singer(6, 100, spread=0.3, seed=1)
+    matcher, _ = make_matcher(store, encoder)
+    llr = matcher.match(make_voiceprint(voice))[0].llr
+    encoder.calibration = fake_calibration(COHORT_ID, threshold=llr - 0.1)
+    matcher, _ = make_matcher(store, encoder)
+
+    short, long = (matcher.scan("a.wav", track) for track in (make_voiceprint(voice), long_voiceprint([voice, other])))
+
+    assert (short.verdict, long.verdict) == ("flagged", "clear")
+    assert (short.matches[0].llr, long.matches[0].llr) == (llr, llr)
+    assert (short.matches[0].flagged, long.matches[0].flagged) == (True, False)
+    assert long.reason.endswith(f"below the threshold {llr - 0.1 + 0.5 * np.log(2):.2f}")
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_each_artist_has_the_scores_of_the_section_that_speaks_most_for_that_artist(store, encoder):
+    ada, bo = singer(0, 12, seed=5), singer(1, 30, seed=6)
+    matcher, _ = make_matcher(store, encoder)
+
+    matches = {match.artist: match for match in matcher.match(long_voiceprint([ada, bo]))}
+
+    alone = {}
+    for voice in (ada, bo):
+        for match in matcher.match(make_voiceprint(voice)):
+            alone[match.artist] = max(alone.get(match.artist, (-9.0,)), (match.llr, match.norm_score, match.score))
+    assert {name: (match.llr, match.norm_score, match.score) for name, match in matches.items()} == alone
+    assert [match.rank for match in sorted(matches.values(), key=lambda match: -match.llr)] == [1, 2, 3, 4]
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_a_track_of_five_minutes_is_one_section(store, encoder):
+    matcher, _ = make_matcher(store, encoder)
+    voice = make_voiceprint(singer(1, 10, seed=5))
+
+    thresholds = [
+        matcher.scan("a.wav", replace(voice, duration_s=seconds)).threshold for seconds in (SECTION_S, SECTION_S + 1)
+    ]
+
+    assert thresholds == [THRESHOLD, round(THRESHOLD + 0.5 * np.log(2), 3)]
 
 
 def test_at_most_five_artists_are_kept(store, encoder):
@@ -112,7 +219,7 @@ def test_at_most_five_artists_are_kept(store, encoder):
 
     assert [match.rank for match in matches] == [1, 2, 3, 4, 5]
     assert matches[0].artist == "artist 3"
-    assert [match.norm_score for match in matches] == sorted((match.norm_score for match in matches), reverse=True)
+    assert [match.llr for match in matches] == sorted((match.llr for match in matches), reverse=True)
 
 
 def enroll_crowd(store, n_artists: int) -> np.ndarray:
@@ -446,7 +553,9 @@ def test_a_scan_says_what_was_decided_on_what_grounds(store, encoder):
         n_windows=10,
         n_artists=4,
         threshold=THRESHOLD,
-        threshold_source="made up for tests",
+        threshold_source="false-flag budget 3 % over 4 artists; made up for tests",
+        budget=DEFAULT_BUDGET,
+        calibration_id=Calibration.from_dict(encoder.calibration).calibration_id,
         encoder_id=ENCODER_ID,
         cohort_id=COHORT_ID,
         store_revision=4,
@@ -466,7 +575,8 @@ def test_strangers_are_clear_and_keep_their_best_artists(store, encoder):
     scan = make_matcher(store, encoder)[0].scan("a.wav", make_voiceprint(singer(6, 10)))
 
     assert (scan.verdict, len(scan.matches)) == ("clear", 4)
-    assert scan.matches[0].norm_score < scan.threshold
+    assert scan.matches[0].llr < scan.threshold
+    assert [match.flagged for match in scan.matches] == [False] * 4
 
 
 @pytest.mark.usefixtures("four_artists")
@@ -483,63 +593,189 @@ def test_too_little_voice_abstains_and_names_nobody(store, encoder, n_windows):
 @pytest.mark.usefixtures("four_artists")
 def test_a_match_at_the_threshold_is_flagged(store, encoder):
     voiceprint = make_voiceprint(singer(1, 10, seed=5))
-    best = make_matcher(store, encoder)[0].match(voiceprint)[0].norm_score
+    best = make_matcher(store, encoder)[0].match(voiceprint)[0].llr
 
-    verdicts = [
-        make_matcher(store, encoder, threshold=threshold)[0].scan("a.wav", voiceprint).verdict
+    scans = [
+        make_matcher(store, encoder, threshold=threshold)[0].scan("a.wav", voiceprint)
         for threshold in (best, best + 0.001)
     ]
 
-    assert verdicts == ["flagged", "clear"]
+    assert [(scan.verdict, scan.matches[0].flagged) for scan in scans] == [("flagged", True), ("clear", False)]
 
 
 # --- thresholds and encoders ---
 
 
-def test_the_threshold_is_the_calibrations_or_the_callers(encoder):
-    assert find_threshold(encoder) == (THRESHOLD, "made up for tests")
-    assert find_threshold(encoder, 0.0) == (0.0, "set by the caller")
+@pytest.mark.usefixtures("four_artists")
+def test_the_threshold_keeps_the_budget_of_the_registry_or_of_the_caller_or_is_the_callers(store, encoder):
+    change_setting(store, FALSE_FLAG_BUDGET, 0.003)
+
+    thresholds = [
+        make_matcher(store, encoder, **choice)[0].threshold
+        for choice in ({}, {"budget": 0.01}, {"budget": 0.01, "threshold": 0.5})
+    ]
+
+    assert thresholds == [
+        Threshold(
+            *(round(THRESHOLD + 0.5 * np.log(10), 3), "false-flag budget 0.3 % over 4 artists; made up for tests"),
+            budget=0.003,
+        ),
+        Threshold(
+            *(round(THRESHOLD + 0.5 * np.log(3), 3), "false-flag budget 1 % over 4 artists; made up for tests"),
+            budget=0.01,
+        ),
+        Threshold(0.5, "set by the caller"),
+    ]
 
 
-def test_without_a_cohort_there_is_no_threshold_even_if_one_is_given(encoder):
+def test_the_threshold_is_over_the_artists_who_are_matched(store, encoder):
+    """Not over those whose consent is over; and it stays one threshold when another consent ends meanwhile."""
+    tail = {**encoder.calibration["tail"], "sizes": [1, 1000], "galleries": [1.0, 1000.0]}
+    encoder.calibration = {**encoder.calibration, "tail": tail}
+    thresholds = [make_matcher(store, encoder)[0].threshold]
+    for k, name in enumerate(["Ada", "Bo", "Cy"]):
+        enroll_vectors(store, encoder, name, singer(k))
+        thresholds.append(make_matcher(store, encoder)[0].threshold)
+    with store.writing():
+        store.db.execute("UPDATE consents SET expires_at = ? WHERE artist_id = 1", [PAST])
+    matcher, _ = make_matcher(store, encoder)
+    pinned = matcher.threshold
+    withdraw_consent(store, "Bo")
+    matcher.refresh()
+
+    assert [threshold.source.split(";")[0] for threshold in [*thresholds, pinned]] == [
+        f"false-flag budget 3 % over {n} artists" for n in (1, 1, 2, 3, 2)
+    ]
+    assert [threshold.llr for threshold in thresholds] == [2.0, 2.0, 2.343, 2.544]  # nearly half of ln 2, ln 3
+    assert pinned == thresholds[2] == matcher.threshold
+    assert matcher.n_artists == 1
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_a_budget_too_small_for_the_calibration_is_refused_unless_accepted_and_then_said(store, encoder):
+    """The made-up strangers are a thousand: at 1e-5 one in a hundred of one of them."""
+    track = make_voiceprint(singer(1, 10, seed=5))
+
+    with pytest.raises(NoThreshold, match=r"budget 5e-06 over 4 artists: .* 2\.3 powers of ten beyond what 1000 stran"):
+        Matcher(store, encoder, print, budget=5e-6)
+    accepted = Matcher(store, encoder, print, budget=5e-6, accept_extrapolation=True).scan("a.wav", track)
+    said = Matcher(store, encoder, print, budget=5e-5).scan("a.wav", track)
+    not_said = Matcher(store, encoder, print, budget=2e-4).scan("a.wav", track)
+
+    assert accepted.reason.endswith(" (threshold extrapolated)")
+    assert said.reason.endswith(" (threshold extrapolated)")
+    assert "extrapolated" not in not_said.reason + not_said.threshold_source
+    assert [scan.threshold_source.split("; ")[1] for scan in (accepted, said)] == [
+        f"threshold extrapolated {beyond} powers of ten beyond 1000 strangers" for beyond in ("2.3", "1.3")
+    ]
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_however_large_the_budget_nothing_is_flagged_that_is_not_slightly_more_probable(store, encoder):
+    calibration = fake_calibration(COHORT_ID, threshold=-1.0)
+    encoder.calibration = {**calibration, "llr": {**calibration["llr"], "intercept": -1.2}}
+    track = make_voiceprint(singer(6, 10))
+    llr = make_matcher(store, encoder)[0].match(track)[0].llr
+    assert -1.0 < llr < LEAST_LLR
+
+    scan = make_matcher(store, encoder)[0].scan("a.wav", track)
+
+    assert (scan.verdict, scan.threshold) == ("clear", round(LEAST_LLR, 3))
+    assert make_matcher(store, encoder, threshold=llr)[0].scan("a.wav", track).verdict == "flagged"
+
+
+@pytest.mark.usefixtures("four_artists")
+def test_the_registrys_own_calibration_is_used_until_it_is_rolled_back(store, encoder):
+    stricter = {**fake_calibration(COHORT_ID, threshold=9.0), "source": "our own songs"}
+    own, its_encoders = Calibration.from_dict(stricter), Calibration.from_dict(encoder.calibration)
+    track = make_voiceprint(singer(1, 10, seed=5))
+
+    def decided() -> tuple[str, float, str, str]:
+        scan = make_matcher(store, encoder)[0].scan("a.wav", track)
+        return scan.verdict, scan.threshold, scan.threshold_source.split("; ")[1], scan.calibration_id
+
+    before = decided()
+    add_calibration(store, own)
+    with_own = decided()
+    roll_back(store)
+
+    assert before == ("flagged", THRESHOLD, "made up for tests", its_encoders.calibration_id)
+    assert with_own == ("clear", 9.0, "our own songs", own.calibration_id)
+    assert decided() == before
+
+
+def test_the_registrys_own_calibration_does_where_the_encoder_has_none(store, encoder):
+    own = Calibration.from_dict(encoder.calibration)
+    encoder.calibration = None
+    add_calibration(store, own)
+
+    assert find_calibration(store, encoder) == own
+
+
+def test_a_calibration_of_the_registrys_for_another_encoder_or_way_of_scoring_is_passed_over(store, encoder):
+    for change in ({"encoder_id": "0" * 64}, {"cohort_id": "0" * 64}, {"scoring": {"cohort_top": 1}}):
+        add_calibration(store, Calibration.from_dict({**encoder.calibration, **change}))
+
+    assert find_calibration(store, encoder) == encoder_calibration(encoder)
+    assert encoder_calibration(encoder) == Calibration.from_dict(encoder.calibration)
+
+
+def test_without_a_cohort_there_is_no_threshold_even_if_one_is_given(store, encoder):
     encoder.cohort = None
 
-    for threshold in (None, 3.0):
+    for choice in ({}, {"threshold": 3.0}, {"budget": 0.1}):
         with pytest.raises(NoThreshold, match=r"encoder fake: has no cohort .*make one with scripts/fit_builtin\.py"):
-            find_threshold(encoder, threshold)
+            Matcher(store, encoder, print, **choice)
 
 
-def test_without_a_calibration_a_threshold_must_be_given(encoder):
+def test_without_a_calibration_nothing_is_decided_even_if_a_threshold_is_given(store, encoder):
+    """A threshold is one on llr, and there is none."""
     encoder.calibration = None
 
-    with pytest.raises(NoThreshold, match=r"encoder fake: has no threshold; .*or give --threshold"):
-        find_threshold(encoder)
-    assert find_threshold(encoder, 3.0)[0] == 3.0
+    for choice in ({}, {"threshold": 3.0}, {"budget": 0.1}):
+        with pytest.raises(NoThreshold, match=r"encoder fake: has no calibration, .* no evidence yet; .*`likeness cal"):
+            Matcher(store, encoder, print, **choice)
 
 
 @pytest.mark.parametrize("key", ["encoder_id", "cohort_id"])
-def test_a_calibration_of_another_encoder_or_cohort_is_refused(encoder, key):
+def test_a_calibration_of_another_encoder_or_cohort_is_refused(store, encoder, key):
+    """Its llr would be of other scores; a threshold by hand makes that no better."""
     encoder.calibration = {**encoder.calibration, key: "0" * 64}
 
-    with pytest.raises(NoThreshold, match=rf"found for another {key[:-3]} \(000000000000, this is (f|c){{12}}\)"):
-        find_threshold(encoder)
+    for choice in ({}, {"threshold": 1.0}):
+        with pytest.raises(
+            NoThreshold, match=rf"fitted for another {key[:-3]} \(000000000000, this is (f|c){{12}}\); run scripts/fit"
+        ):
+            Matcher(store, encoder, print, **choice)
 
 
 def test_a_calibration_of_another_way_of_scoring_is_refused(encoder):
     encoder.calibration = {**encoder.calibration, "scoring": {"cohort_top": 1, "section_windows": 2}}
 
-    with pytest.raises(NoThreshold, match=r"found for another way of scoring \(\{'cohort_top': 1,"):
-        find_threshold(encoder)
+    with pytest.raises(NoThreshold, match=r"fitted for another way of scoring \(\{'cohort_top': 1,"):
+        encoder_calibration(encoder)
 
 
-@pytest.mark.usefixtures("four_artists")
-def test_an_llr_of_another_encoders_calibration_is_never_given(store, encoder):
-    """With --threshold the refusal above does not come, but the llr would still be of other scores."""
-    encoder.calibration = {**encoder.calibration, "encoder_id": "0" * 64}
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"tail": None}, "its calibration cannot be used, its tail is not one"),
+        ({"llr": {"slope": 1.0, "intercept": -1.5}}, "its calibration cannot be used, llr needs an intercept"),
+    ],
+)
+def test_a_calibration_that_cannot_be_read_is_refused_with_the_next_step(encoder, change, match):
+    encoder.calibration = {**encoder.calibration, **change}
 
-    matches = make_matcher(store, encoder, threshold=1.0)[0].match(make_voiceprint(singer(0)))
+    with pytest.raises(NoThreshold, match=rf"encoder fake: {match}.*; make another with scripts/fit_builtin\.py"):
+        encoder_calibration(encoder)
 
-    assert [(match.llr, match.likeness) for match in matches] == [(None, None)] * 4
+
+def test_a_calibration_of_the_release_before_is_refused(encoder):
+    known = ("encoder_id", "cohort_id", "scoring")
+    encoder.calibration = {**{key: encoder.calibration[key] for key in known}, "threshold": 4.4, "llr": {}}
+
+    with pytest.raises(NoThreshold, match="its calibration cannot be used, it has no source, tail"):
+        encoder_calibration(encoder)
 
 
 def test_another_encoder_than_the_registrys_is_refused(store, encoder):
@@ -551,10 +787,10 @@ def test_another_encoder_than_the_registrys_is_refused(store, encoder):
 
 
 @pytest.mark.parametrize("threshold", [float("nan"), float("inf")])
-def test_a_threshold_that_is_no_number_is_refused(encoder, threshold):
+def test_a_threshold_that_is_no_number_is_refused(store, encoder, threshold):
     """Nothing is at or above NaN: every track would be clear."""
     with pytest.raises(NoThreshold, match=f"threshold {threshold}: a finite number is needed"):
-        find_threshold(encoder, threshold)
+        Matcher(store, encoder, print, threshold=threshold)
 
 
 # --- the index file ---

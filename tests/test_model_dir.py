@@ -22,6 +22,7 @@ from embeddings.model_dir import (
     HUB_REVISIONS,
     canonical_sha256,
     check_sums,
+    describe_model,
     find_model,
     load_calibration,
     load_cohort,
@@ -261,6 +262,13 @@ def test_the_cohort_is_loaded_with_its_hash(model):
     np.testing.assert_array_equal(cohort.vectors, vectors)
     assert cohort.person.tolist() == [5, 5, 9]
     assert cohort.cohort_id == sha256((model / COHORT).read_bytes())
+    assert cohort.condition is None
+
+
+def test_a_cohort_says_how_each_row_was_heard_where_the_file_does(model):
+    np.savez(model / COHORT, vectors=np.eye(4)[:2], person=np.array([1, 2]), condition=np.array(["spoken", "sung"]))
+
+    assert load_cohort(model).condition.tolist() == ["spoken", "sung"]
 
 
 def test_the_calibration_is_loaded_as_it_is(model):
@@ -268,14 +276,26 @@ def test_the_calibration_is_loaded_as_it_is(model):
         "encoder_id": "e",
         "cohort_id": "c",
         "scoring": {"cohort_top": 150},
-        "threshold": 4.4,
-        "threshold_source": "made up",
-        "llr": {"slope": 1.0, "intercept": -2.0},
+        "source": "made up",
+        "llr": {"weights": {"norm_score": 1.0}, "intercept": -2.0},
+        "tail": {"start": 1.0},
         "anything": ["else"],
     }
     (model / CALIBRATION).write_text(json.dumps(calibration))
 
     assert load_calibration(model) == calibration
+
+
+def test_a_calibration_of_another_release_keeps_no_model_from_loading(model):
+    """Whether it can be used is judged where it is used; `models show` must go on working."""
+    np.savez(model / COHORT, vectors=np.eye(4), person=np.arange(4))
+    cohort_id = sha256((model / COHORT).read_bytes())
+    earlier = {"encoder_id": "e", "cohort_id": cohort_id, "threshold": 4.4, "threshold_source": "made up"}
+    (model / CALIBRATION).write_text(json.dumps(earlier))
+
+    assert load_calibration(model) == earlier
+    card = describe_model(model)
+    assert (card.encoder_id, card.cohort_id, card.calibration) == ("e", cohort_id, "of another release")
 
 
 def test_a_model_may_come_without_either(model):
@@ -302,7 +322,13 @@ def _not_unit(path: Path) -> None:
     np.savez(path, vectors=2 * np.eye(4), person=np.zeros(4, int))
 
 
-@pytest.mark.parametrize("spoil", [_not_zip, _not_unit, _pickled, _without_persons, _persons_too_few])
+def _conditions_too_few(path: Path) -> None:
+    np.savez(path, vectors=np.eye(4), person=np.arange(4), condition=np.array(["sung"] * 3))
+
+
+@pytest.mark.parametrize(
+    "spoil", [_not_zip, _not_unit, _pickled, _without_persons, _persons_too_few, _conditions_too_few]
+)
 def test_a_cohort_that_cannot_be_used_is_named(model, spoil):
     spoil(model / COHORT)
 

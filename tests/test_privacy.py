@@ -16,6 +16,7 @@ from registry.config import FLAGGED_RETENTION_DAYS, RETENTION_DAYS, change_setti
 from registry.enroll import enroll_recording
 from registry.errors import RegistryError, StoreDamaged, UnknownArtist
 from registry.identity import add_alias, merge_artists
+from registry.lookalikes import note_lookalike
 from registry.privacy import inventory, write_artist_archive
 from registry.records import Consent
 from registry.store import Store
@@ -23,7 +24,8 @@ from tests.fakes import ENCODER_ID, enroll_vectors, make_matcher, make_voiceprin
 
 #: Tables that say nothing of anybody: the registry itself, settings, keys, hashes, and paths of the owner's own files,
 #: each of which has a line of its own in the inventory.
-NOBODYS = {"meta", "settings", "encoders", "artist_keys", "runs", "audit", "reports", "backups", "_sqlite_migrations"}
+NOBODYS = {"meta", "settings", "encoders", "artist_keys", "calibrations", "runs", "audit", "reports", "backups"}
+NOBODYS |= {"_sqlite_migrations"}
 
 SONG = b"RIFF" + bytes(range(256)) * 9000  # more than two chunks of a sealed stream
 
@@ -88,6 +90,7 @@ def test_the_inventory_counts_what_is_there(full):
         ("enrolled artists", 1, f"audio/{sealed}"),
         ("enrolled artists", 5, "registry.db: matches"),
         ("enrolled artists", 2, f"registry.db: identity_changes{sealed}"),
+        ("enrolled artists", 0, f"registry.db: lookalikes{sealed}"),
         ("strangers: makers of scanned tracks", 2, "registry.db: tracks, scans"),
         ("strangers: makers of scanned tracks", 0, "registry.db: run_tracks"),
         (
@@ -166,6 +169,7 @@ def test_the_archive_holds_all_that_is_on_record(full, tmp_path):
         "aliases": ["A. Vale", "DJ Vale"],
         "consents": [asdict(consent) for consent in rights.consents(full, "Ada")],
         "prepared_references": [],
+        "lookalikes": [],
         "changes": [asdict(change) for change in identity.changes(full, "Ada")],
         "audit": [asdict(entry) for entry in entries],
     }
@@ -182,6 +186,7 @@ def test_the_archive_holds_all_that_is_on_record(full, tmp_path):
     assert counts == {
         **{"aliases": 2, "consents": 2, "references": 2, "templates": len(record["templates"]), "changes": 2},
         "prepared_references": 0,
+        "lookalikes": 0,
         **{"audit": len(entries), "matches": len(record["matches"]), "kept_audio": 1},
     }
 
@@ -197,6 +202,18 @@ def test_the_archive_has_the_matches_also_of_who_was_merged_into_the_artist(full
         ("before.wav", "flagged", "Ada"),
     ]
     assert {item["reference_id"] for match in record["matches"] for item in match["evidence"]} == {1, 2}
+
+
+def test_the_archive_has_what_was_noted_of_lookalikes_and_not_of_whom(full, tmp_path):
+    note_lookalike(full, "Bo", "Ada", "the higher voice of the two")
+
+    write_artist_archive(full, "Ada", tmp_path / "ada.zip")
+
+    record, _ = read_archive(tmp_path / "ada.zip")
+    (noted,) = record["lookalikes"]
+    assert noted == {"note": "the higher voice of the two", "noted_at": noted["noted_at"], "noted_by": "ida"}
+    assert {tuple(match["lookalike_ids"]) for match in record["matches"]} == {()}
+    assert "Bo" not in json.dumps(record)
 
 
 def test_kept_audio_is_in_the_archive_byte_for_byte(full, tmp_path):

@@ -17,6 +17,7 @@ import soundfile
 from embeddings.extract import embed_file
 from registry import audit, reembed
 from registry.batch import open_run
+from registry.calibration import Calibration
 from registry.check import find_problems
 from registry.config import encoder_source
 from registry.enroll import Enrollment, enroll_recording
@@ -32,7 +33,7 @@ from registry.references import approve_references
 from registry.scoring import prepare_cohort
 from registry.status import registry_status, status_lines
 from registry.store import Store
-from tests.cli_fakes import DIM, ENCODER_ID, OTHER_DIM, OTHER_ENCODER_ID, RATE_HZ, FakeEncoder
+from tests.cli_fakes import DIM, ENCODER_ID, OTHER_DIM, OTHER_ENCODER_ID, RATE_HZ, THRESHOLD, FakeEncoder
 from tests.fakes import files_holding, table_counts
 
 pytest_plugins = ["tests.cli_fixtures"]
@@ -147,6 +148,7 @@ def same_scan(scan: Scan) -> Scan:
 def test_the_registry_is_then_as_if_it_had_been_enrolled_with_the_new_encoder(studio, tmp_path):
     store = studio.store
     before = told(store)
+    calibration_id = Calibration.from_dict(studio.new.calibration).calibration_id
 
     studio.go_over()
 
@@ -156,7 +158,7 @@ def test_the_registry_is_then_as_if_it_had_been_enrolled_with_the_new_encoder(st
             scan = studio.scan(studio.new, who, song)
             assert same_scan(scan) == same_scan(studio.scan(studio.new, who, song, expected))
             assert (scan.encoder_id, scan.cohort_id) == (OTHER_ENCODER_ID, studio.new.cohort.cohort_id)
-            assert scan.threshold == studio.new.calibration["threshold"]
+            assert (scan.threshold, scan.calibration_id) == (THRESHOLD, calibration_id)
     assert told(store) != before
     assert store.gallery().vectors.shape[1] == store.encoder()["dim"] == OTHER_DIM != DIM
     assert store.references("Ada")[2].own_norm_score is not None
@@ -425,11 +427,12 @@ def test_nothing_is_compared_with_what_another_process_has_changed(studio, tmp_p
 
 def test_a_batch_that_was_stopped_is_not_gone_on_with_by_another_encoder(studio, tmp_path):
     store, item = studio.store, BatchItem("a.wav")
-    open_run(store, Matcher(store, studio.old, lambda _: None), [Path("a.wav")], [item], lambda _: None)
+    matcher = Matcher(store, studio.old, lambda _: None, threshold=THRESHOLD)
+    open_run(store, matcher, [Path("a.wav")], [item], lambda _: None)
     studio.go_over()
 
-    matcher = Matcher(store, studio.new, lambda _: None, threshold=studio.old.calibration["threshold"])
-    with pytest.raises(RunMismatch, match=r"has changed since .*\(store_revision, encoder_id, cohort_id\)"):
+    matcher = Matcher(store, studio.new, lambda _: None, threshold=THRESHOLD)
+    with pytest.raises(RunMismatch, match=r"has changed since .*\(store_revision, encoder_id, cohort_id, calibration_id\)"):
         open_run(store, matcher, [Path("a.wav")], [item], lambda _: None)
 
 

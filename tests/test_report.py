@@ -13,12 +13,12 @@ from registry.report import SCAN_COLUMNS, clock, csv_text, printable, scan_row, 
 SCAN = Scan(
     path="in/suspect.mp3",
     verdict="flagged",
-    reason="the best of 12 artists has norm score 4.910, the threshold is 4.400",
+    reason="the best of 12 artists has log10 likelihood ratio 1.75, the threshold is 1.25",
     duration_s=215.31,
     voiced_s=128.0,
     n_windows=70,
     n_artists=12,
-    threshold=4.4,
+    threshold=1.25,
     threshold_source="made up for tests",
     encoder_id="f" * 64,
     cohort_id="c" * 64,
@@ -27,9 +27,13 @@ SCAN = Scan(
     scanned_at="2026-01-02T03:04:05Z",
     matches=(
         Match(
-            1, 7, "Ada", 0.714, 4.91, 1.25, "more probable if ...", (Evidence(61.5, 65.5, 1, "/m/a.wav", 4, 8, 0.81),)
+            *(1, 7, "Ada", 0.714, 4.91, 1.75, "more probable if ...", True),
+            (Evidence(61.5, 65.5, 1, "/m/a.wav", 4, 8, 0.81),),
         ),
-        Match(2, 9, "Bo", 0.4, 1.2, -0.5, "slightly more probable if ...", (Evidence(0, 4, 2, "/m/b.wav", 0, 4, 0.5),)),
+        Match(
+            *(2, 9, "Bo", 0.4, 1.5, -0.5, "slightly more probable if ...", False),
+            (Evidence(0, 4, 2, "/m/b.wav", 0, 4, 0.5),),
+        ),
     ),
 )
 
@@ -37,13 +41,13 @@ SCAN = Scan(
 def test_a_flagged_scan_shows_what_a_person_needs_to_check_it_by_ear():
     assert scan_text(SCAN) == (
         "FLAGGED  in/suspect.mp3\n"
-        "  the best of 12 artists has norm score 4.910, the threshold is 4.400\n"
+        "  the best of 12 artists has log10 likelihood ratio 1.75, the threshold is 1.25\n"
         "  128.0 s of voice in 215.3 s; 12 artists matched\n"
-        " *1. Ada: norm score 4.91, cosine 0.714, log10 likelihood ratio +1.25\n"
+        " *1. Ada: log10 likelihood ratio +1.75, norm score 4.91, cosine 0.714\n"
         "     more probable if ...\n"
         "     listen: track 1:01.5 to 1:05.5, /m/a.wav 0:04.0 to 0:08.0 (cosine 0.810)\n"
-        "  2. Bo: norm score 1.20, cosine 0.400, log10 likelihood ratio -0.50\n"
-        "  encoder ffffffffffff, cohort cccccccccccc, threshold 4.40: made up for tests\n"
+        "  2. Bo: log10 likelihood ratio -0.50, norm score 1.50, cosine 0.400\n"
+        "  encoder ffffffffffff, cohort cccccccccccc, threshold 1.25: made up for tests\n"
         "  A flag is a lead: listen to the stretches above before anything is done about this track."
     )
 
@@ -56,7 +60,7 @@ def test_a_scan_whose_flagged_artist_was_removed_says_so_and_points_at_nothing()
 
 
 def test_every_artist_above_the_threshold_comes_with_evidence():
-    second = replace(SCAN.matches[1], norm_score=4.4)
+    second = replace(SCAN.matches[1], flagged=True)
 
     text = scan_text(replace(SCAN, matches=(SCAN.matches[0], second)))
 
@@ -64,16 +68,26 @@ def test_every_artist_above_the_threshold_comes_with_evidence():
     assert "listen: track 0:00.0 to 0:04.0, /m/b.wav" in text
 
 
+def test_flagged_artists_who_are_noted_as_sounding_alike_are_said_to_be():
+    first, second = replace(SCAN.matches[0], lookalike_ids=(9,)), replace(SCAN.matches[1], lookalike_ids=(7,))
+    both = replace(SCAN, matches=(first, replace(second, flagged=True, artist="B\x1bo")))
+    one = replace(SCAN, matches=(first, second))
+
+    assert [line for line in scan_text(both).splitlines() if "alike" in line] == [
+        "  Ada and B\\x1bo are noted as sounding alike"
+    ]
+    assert "alike" not in scan_text(one)
+
+
 def test_a_clear_scan_shows_its_best_artist_and_raises_no_alarm():
-    clear = replace(
-        SCAN, verdict="clear", matches=tuple(replace(m, norm_score=1.0, llr=None, likeness=None) for m in SCAN.matches)
-    )
+    unlike = {"norm_score": 1.0, "llr": None, "likeness": None, "flagged": False}
+    clear = replace(SCAN, verdict="clear", matches=tuple(replace(m, **unlike) for m in SCAN.matches))
 
     assert scan_text(clear).splitlines()[3:] == [
         "  1. Ada: norm score 1.00, cosine 0.714",
         "     listen: track 1:01.5 to 1:05.5, /m/a.wav 0:04.0 to 0:08.0 (cosine 0.810)",
         "  2. Bo: norm score 1.00, cosine 0.400",
-        "  encoder ffffffffffff, cohort cccccccccccc, threshold 4.40: made up for tests",
+        "  encoder ffffffffffff, cohort cccccccccccc, threshold 1.25: made up for tests",
     ]
 
 
@@ -243,9 +257,9 @@ def test_a_scan_as_csv_is_one_row_with_its_best_artist():
         "reason": SCAN.reason,
         "artist": "Ada",
         "norm_score": "4.91",
-        "llr": "1.25",
+        "llr": "1.75",
         "likeness": "more probable if ...",
-        "threshold": "4.4",
+        "threshold": "1.25",
         "track_start_s": "61.5",
         "track_end_s": "65.5",
         "reference": "/m/a.wav",

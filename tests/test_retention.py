@@ -171,6 +171,21 @@ def test_tracks_that_failed_go_when_their_run_is_old_and_finished(store, scans):
     assert [row["run_id"] for row in store.rows("SELECT run_id FROM runs")] == [new] != [old]
 
 
+def test_tracks_that_failed_are_as_old_as_the_run_that_theirs_was_decided_from(store, scans):
+    """Deciding a run again, and again, keeps nothing of strangers' tracks for longer."""
+    old = save_run(store, 40, [failed("old.wav")])
+    decided = save_run(store, 20, [failed("old.wav")])
+    again = save_run(store, 1, [failed("old.wav")])
+    save_run(store, 20, [failed("new.wav")])
+    with store.writing():
+        for run_id, origin in ((decided, old), (again, decided)):
+            store.db.execute("UPDATE runs SET decided_from = ? WHERE run_id = ?", [origin, run_id])
+
+    assert purge(store, days=30) == {**NOTHING, "run_tracks": 3}
+
+    assert [row["path"] for row in store.rows("SELECT path FROM run_tracks")] == ["new.wav"]
+
+
 def test_a_run_that_is_not_finished_keeps_what_it_needs_to_go_on(store, scans):
     run_id = save_run(store, 400, [failed("text.wav"), {"path": "open.wav"}], is_finished=False)
 

@@ -9,6 +9,7 @@ import pytest
 
 from registry import audit, erasure, rights
 from registry.backup import back_up
+from registry.calibration import DEFAULT_BUDGET
 from registry.config import REQUIRE_TWO_PERSONS, RETENTION_DAYS, change_setting
 from registry.encryption import encrypt_registry
 from registry.match import index_path, write_store_index
@@ -57,7 +58,10 @@ def test_the_status_of_a_registry_with_nobody_in_it(store):
         "unfinished_runs": (),
         "pending_removals": (),
         "last_backup": None,
-        "settings": {"require-two-persons": False, "retention-days": None, "flagged-retention-days": None},
+        "settings": {
+            **{"require-two-persons": False, "retention-days": None, "flagged-retention-days": None},
+            **{"false-flag-budget": DEFAULT_BUDGET},
+        },
         "index_bytes": 0,
         "kept_audio_bytes": 0,
         "audit_seq": 0,
@@ -176,6 +180,7 @@ def test_a_person_reads_one_line_for_each_thing(store, encoder, tmp_path):
         "require-two-persons": "off",
         "retention-days": "90",
         "flagged-retention-days": "none",
+        "false-flag-budget": str(DEFAULT_BUDGET),
         "audit": f"entry {status.audit_seq}, {status.audit_hash}",
     }
     assert last_backup.startswith(f"{tmp_path / 'backup.db'}, made ")

@@ -55,30 +55,43 @@ def list_artists(home: Path, output_format: str) -> None:
 @home_option
 @format_option
 def show(artist: str, home: Path, output_format: str) -> None:
-    """Show ARTIST's references: where each came from, how much voice it holds, who enrolled it, its consent.
+    """Show ARTIST's references, whom the voice is nearest to, what share of tracks may be found, and what would help.
+
+    Neighbours are found by scoring what is on record of ARTIST as a track, against every other artist who is matched.
+    The share of tracks is what was measured on the recordings of the calibration, and no promise for ARTIST. CSV has
+    the references only.
 
     \b
-    Example:
+    Examples:
       likeness artists show "Ada Vale"
+      likeness artists show "Ada Vale" --json | jq '.[].neighbours'
     """
     from dataclasses import asdict
+
+    from registry.standing import find_standing, standing_text
 
     with open_registry(home) as store:
         summary = store.artist(artist)
         aliases = store.aliases(summary.artist_id)
         references = [asdict(reference) for reference in store.references(summary.name)]
+        standing = find_standing(store, summary)
     if output_format in ("table", "csv"):
         also = f", also called {', '.join(aliases)}" if aliases else ""
         note(f"{summary.name}{also}: {summary.status}, enrolled {summary.created_at}, {summary.n_templates} templates")
         columns = ["reference_id", "status", "path", "voiced_s", "own_norm_score", "force_reason", "enrolled_by"]
         write_rows(references, output_format, [*columns, "consent", "consent_expires_at", "added_at"])
+        if output_format == "table" and (text := standing_text(standing)):
+            click.echo(f"\n{text}")
         if n_waiting := sum(reference["status"] == "waiting" for reference in references):
             note(
                 f"{n_waiting} references wait for their recordings, and are not matched: put them back where they were "
                 "and run `likeness reembed`, or remove and enroll them"
             )
     else:
-        write_rows([{**asdict(summary), "aliases": aliases, "references": references}], output_format, [])
+        record = {**asdict(summary), "aliases": aliases, "references": references, **standing.as_dict()}
+        write_rows([record], output_format, [])
+    if standing.missing and output_format != "csv":
+        note(f"nearest neighbours and what share of tracks may be found are left out: {standing.missing}")
 
 
 @artists.command()
@@ -170,6 +183,44 @@ def merge(artist: str, other: str, home: Path) -> None:
         f"{summary.name}: {summary.n_references} references, {summary.n_templates} templates, {other} among them; "
         f"`likeness artists undo {change_id}` takes it back"
     )
+
+
+@artists.command("note-lookalike")
+@click.argument("artist")
+@click.argument("other")
+@click.option("--note", "text", metavar="TEXT", help="What is known of it, such as 'brothers'.")
+@click.option("--remove", "is_removal", is_flag=True, help="Take it back.")
+@home_option
+@format_option
+@as_option
+def note_lookalike(artist: str, other: str, home: Path, output_format: str, text: str | None, is_removal: bool) -> None:
+    """Note that ARTIST and OTHER, both enrolled, sound alike; prints all who are noted to sound like ARTIST.
+
+    Enrolling one of them does not warn of the other any more, and where both are flagged in a track the result says
+    that they are noted as sounding alike. What is matched and flagged stays the same.
+
+    \b
+    Examples:
+      likeness artists note-lookalike "Ada Vale" "Bea Vale" --note sisters
+      likeness artists note-lookalike "Ada Vale" "Bea Vale" --remove
+    """
+    if is_removal and text is not None:
+        raise click.UsageError("--remove takes back what was noted, --note notes something; give one of them")
+    from dataclasses import asdict
+
+    from registry import lookalikes
+
+    with open_registry(home) as store:
+        if is_removal:
+            lookalikes.remove_lookalike(store, artist, other)
+            said = "not noted as sounding alike any more"
+        elif lookalikes.note_lookalike(store, artist, other, text):
+            said = "noted as sounding alike"
+        else:
+            said = "noted as sounding alike already; nothing to do"
+        rows = [asdict(lookalike) for lookalike in lookalikes.lookalikes_of(store, store.artist(artist).artist_id)]
+    write_rows(rows, output_format, ["artist", "note", "noted_at", "noted_by"])
+    note(f"{artist} and {other}: {said}")
 
 
 @artists.command()

@@ -84,6 +84,7 @@ def batch(
     Examples:
       likeness batch deliveries/ --output outcomes.jsonl
       likeness batch tonight.csv --workers 4 --output outcomes.jsonl
+      likeness batch tonight.csv --budget 0.5% --output outcomes.jsonl
     """
     choice = threshold_choice(budget, threshold, accept_extrapolation)
     from functools import partial

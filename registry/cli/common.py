@@ -91,13 +91,18 @@ def _check_finite(context: click.Context, parameter: click.Parameter, value: flo
     return value
 
 
-def threshold_options(command: Command) -> Command:
-    """Add --budget, --threshold and --accept-extrapolation; `threshold_choice` reads them."""
-    command = click.option(
+def accept_extrapolation_option(command: Command) -> Command:
+    """Add --accept-extrapolation, for `registry.calibration.Rule`."""
+    return click.option(
         "--accept-extrapolation",
         is_flag=True,
         help="Also use a threshold that lies more than two powers of ten beyond what the calibration can show.",
     )(command)
+
+
+def threshold_options(command: Command) -> Command:
+    """Add --budget, --threshold and --accept-extrapolation; `threshold_choice` reads them."""
+    command = accept_extrapolation_option(command)
     command = click.option(
         "--threshold",
         type=float,
@@ -108,19 +113,20 @@ def threshold_options(command: Command) -> Command:
     return click.option(
         "--budget",
         metavar="SHARE",
-        callback=_read_budget,
-        help="False-flag budget for this command: the share of tracks without an enrolled voice that may be flagged, "
-        "such as 0.01 or 1%. [default: `likeness config get false-flag-budget`]",
+        callback=lambda context, parameter, value: None if value is None else read_budget(value),
+        help="Share of tracks without an enrolled voice that may be flagged, such as 0.01 or 1%, instead of the "
+        "registry's own false-flag-budget (`likeness config list`).",
     )(command)
 
 
-def _read_budget(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+def read_budget(text: str) -> float:
+    """A false-flag budget as it is typed; anything else is wrong usage."""
     from registry.config import parse_budget
 
     try:
-        return None if value is None else parse_budget(value)
+        return parse_budget(text)
     except ValueError as error:
-        raise click.BadParameter(f"a budget {error}, not {value}") from error
+        raise click.BadParameter(f"a budget {error}, not {text}") from error
 
 
 def threshold_choice(budget: float | None, threshold: float | None, accept_extrapolation: bool) -> dict[str, Any]:
@@ -289,7 +295,7 @@ def open_registry(home: Path, *, create: bool = False) -> Iterator[Store]:
         yield store
 
 
-def _check_folder(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+def check_folder(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
     """Refuse a file that could not be written, before what it is to tell of is done."""
     if path is not None and not os.access(path.parent, os.W_OK | os.X_OK):
         reason = "cannot be written to" if path.parent.is_dir() else "is not there"
@@ -303,7 +309,7 @@ def receipt_option(command: Command) -> Command:
         "--receipt",
         "receipt_path",
         type=click.Path(dir_okay=False, writable=True, path_type=Path),
-        callback=_check_folder,
+        callback=check_folder,
         help="Write the receipt to this file too.",
     )(command)
 

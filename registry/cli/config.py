@@ -71,6 +71,7 @@ def set_setting(key: str, value: str, home: Path) -> None:
       likeness config set require-two-persons on
       likeness config set retention-days 90
       likeness config set retention-days none
+      likeness config set false-flag-budget 1%
     """
     from registry.config import change_setting, value_text
 

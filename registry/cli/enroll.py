@@ -62,7 +62,7 @@ def enroll(
     """Enroll RECORDINGS of ARTIST: files, folders or quoted globs of that one voice, without accompaniment if possible.
 
     A minute of voice in three or more recordings is a good start. A recording that cannot be used is reported and
-    skipped, and the exit code is then 3.
+    skipped, and the exit code is then 3. Another enrolled artist with such a voice is warned of on stderr.
 
     \b
     Examples:
@@ -77,17 +77,22 @@ def enroll(
     from registry.config import load_encoder
     from registry.enroll import Enrollment, check_name, enroll_recording, list_recordings
     from registry.errors import NoThreshold, RegistryError
+    from registry.lookalikes import lookalikes_of
     from registry.match import Matcher, write_store_index
     from registry.rights import check_consent
+    from registry.standing import collision_warnings, expected_text, find_standing
 
     name, consent = check_name(artist), check_consent(consent_ref, consent_expires)
     paths = list_recordings(recordings)
     if not paths:
         raise click.UsageError(f"no recordings in {', '.join(recordings)}; name audio files or folders that hold some")
     outcomes: list[Enrollment] = []
+    standing = None
     with open_registry(home, create=True) as store:
         encoder = load_encoder(store)
         store.check_encoder(encoder.encoder_id)
+        known = store.find_artist(name)
+        noted = [] if known is None else [lookalike.artist for lookalike in lookalikes_of(store, known)]
         try:
             matcher = Matcher(store, encoder, note)
         except NoThreshold as error:
@@ -125,7 +130,7 @@ def enroll(
                 progress.advance(task)
                 for warning in outcome.warnings:
                     warn(f"{path}: {warning}")
-                if outcome.similar_artist is not None and matcher is not None:
+                if outcome.similar_artist is not None and outcome.similar_artist not in noted and matcher is not None:
                     warn(
                         f"{path}: sounds like {outcome.similar_artist} "
                         f"(log10 likelihood ratio {outcome.similar_llr:.2f}, threshold {matcher.threshold.llr:.2f}); "
@@ -133,14 +138,22 @@ def enroll(
                     )
         write_store_index(store, note)
         enrolled = None if store.find_artist(name) is None else store.artist(name)
+        if enrolled is not None and any(outcome.outcome == "enrolled" for outcome in outcomes):
+            standing = find_standing(store, enrolled, encoder)
     write_rows([asdict(outcome) for outcome in outcomes], output_format, COLUMNS)
     if enrolled is not None:
         note(
             f"{enrolled.name}: {enrolled.n_references} references, {enrolled.voiced_s:.0f} s of voice, "
             f"{enrolled.n_templates} templates on record"
         )
-        if enrolled.n_references < 3:
-            note("whether they are all of one voice is checked from the third reference on")
+        if standing is not None:
+            said = {outcome.similar_artist for outcome in outcomes}
+            for warning in collision_warnings(enrolled.name, standing, said):
+                warn(warning)
+            for line in filter(None, (expected_text(standing), *standing.what_would_help)):
+                note(line)
+            if standing.missing and matcher is not None:
+                note(f"whom {enrolled.name} sounds like was not looked for: {standing.missing}")
         if enrolled.n_pending:
             note(
                 f"{enrolled.n_pending} references are pending and not matched until somebody else approves them: "

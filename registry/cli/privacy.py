@@ -53,6 +53,8 @@ def export_artist(artist: str, output_path: Path, home: Path) -> None:
             with store.writing():
                 audit.append(store, "artist.export", {}, artist_id=store.artist(artist).artist_id)
     note(f"{output_path}: " + ", ".join(f"{n} {name}" for name, n in counts.items() if n))
+    if counts["lookalikes"]:
+        note("what was noted of lookalikes may name them: read `lookalikes` in artist.json before it is handed over")
 
 
 @click.command()

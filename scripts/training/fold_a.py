@@ -220,10 +220,10 @@ def evaluate(fold: Fold, embed: Embed) -> dict[str, float]:
     """
     vectors = embed_rows(fold, embed)
     ends = [*list(fold.first_row.values())[1:], len(vectors)]
-    items = {
-        key: ItemVectors(vectors[first:end], float(fold.lengths[first:end].sum()) / RATE_HZ, 0.0, fell_back=False)
-        for (key, first), end in zip(fold.first_row.items(), ends, strict=True)
-    }
+    items = {}
+    for (key, first), end in zip(fold.first_row.items(), ends, strict=True):
+        voiced_s = float(fold.lengths[first:end].sum()) / RATE_HZ
+        items[key] = ItemVectors(vectors[first:end], np.ones(end - first, np.float32), voiced_s, 0.0, fell_back=False)
     figures = {name: 100 * set_eer(trials, mean_scores(trials, items)) for name, trials in fold.sets.items()}
     for name, parts in AVERAGES.items():
         figures[name] = float(np.mean([figures[part] for part in parts]))

@@ -1,0 +1,372 @@
+"""Another calibration from the owner's recordings: llr and tail fitted anew, and what that changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+
+from registry import llr, scoring
+from registry.calibration import Calibration, Rule
+from registry.errors import NoThreshold, TooFewRecordings
+from registry.evaluate import (
+    CLONES,
+    GENUINE,
+    Figure,
+    Point,
+    cllr_of,
+    fnir_of,
+    fpir_of,
+    own_llrs,
+    plain,
+    point,
+    target_kinds,
+    thresholds_of,
+)
+from registry.llr import LlrModel, fit_llr, fit_weights, measures
+from registry.tail import Tail, fit_tail
+from registry.trials import Recording, TrialScores, enrolled_half
+
+#: What a calibration needs. Of 20 persons the interval over persons of a rate of one half is 30 to 70 %; of 100
+#: strangers' tracks 15 are in the part of the tail that is fitted.
+MIN_PERSONS = 20
+MIN_STRANGER_TRACKS = 100
+#: Parts that persons are divided into: each is judged by a calibration that was fitted without it.
+N_FOLDS = 5
+#: llrs of enrolled voices that are kept, for what other thresholds would miss.
+N_RANKS = 50
+
+Part = Literal["llr", "tail"]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a calibration makes of the owner's recordings.
+
+    Attributes
+    ----------
+    cllr : dict of str to Figure
+        Of genuine tracks and of clones, in bits.
+    present : list of Point
+        Thresholds of budgets at the registry's present number of artists, and FNIR of these recordings at them.
+    here : list of Point
+        Thresholds for as many artists as persons were enrolled for this, with FPIR too.
+    """
+
+    cllr: dict[str, Figure]
+    present: list[Point]
+    here: list[Point]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        found: dict[str, Any] = plain(asdict(self))
+        return found
+
+
+def check_listed(recordings: Sequence[Recording]) -> None:
+    """Raise `TooFewRecordings` where even if all can be used there is too little to fit anything to."""
+    n_persons = len({person for person, _ in enrolled_half(recordings)})
+    _check_counts(n_persons, sum(not recording.is_clone for recording in recordings))
+
+
+def check_enough(scores: TrialScores) -> None:
+    """Raise `TooFewRecordings` where there is too little to fit anything to."""
+    n_persons = len(np.unique(scores.track_person[_judged(scores, scores.targets(clones=False))]))
+    _check_counts(n_persons, len(_judged(scores, scores.strangers())))
+
+
+def _check_counts(n_persons: int, n_strangers: int) -> None:
+    if n_persons < MIN_PERSONS:
+        raise TooFewRecordings(
+            f"{n_persons} persons with a recording to enroll and another to test, at least {MIN_PERSONS} are needed: "
+            "what follows from fewer is about those few; add persons, with two recordings or more each"
+        )
+    if n_strangers < MIN_STRANGER_TRACKS:
+        raise TooFewRecordings(
+            f"{n_strangers} recordings with voice to try with everybody else, at least {MIN_STRANGER_TRACKS} are "
+            "needed: how high strangers score is read from the highest of them; add recordings"
+        )
+
+
+def fit_calibration(
+    scores: TrialScores, encoder_id: str, cohort_id: str, before: Calibration | None, only: Part | None = None
+) -> Calibration:
+    """Fit llr and tail to the owner's recordings.
+
+    Parameters
+    ----------
+    scores : TrialScores
+    before : Calibration or None
+        The one in force. What is not fitted is taken from it.
+    only : {"llr", "tail"}, optional
+        Fit one part. Of llr then only slope and intercept: the tail is of llrs, and can be carried over to others that
+        rise with them. Budgets are kept as before, and the same tracks are flagged, but for those that
+        `registry.calibration.LEAST_LLR` holds back.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    TooFewRecordings
+        See `check_enough`.
+    NoThreshold
+        One part is asked for and no calibration is in force; or there is nothing to fit, for own persons do not score
+        above others.
+    """
+    check_enough(scores)
+    if only is not None and before is None:
+        raise NoThreshold(
+            f"only {only} is to be fitted, and no calibration is in force to take the other part from; leave out --only"
+        )
+    try:
+        content = _content(scores, before, only)
+    except ValueError as error:
+        raise NoThreshold(f"nothing can be calibrated on these recordings: {error}") from error
+    content = {
+        "encoder_id": encoder_id,
+        "cohort_id": cohort_id,
+        # Another of these makes other scores, and the calibration is no longer one.
+        "scoring": scoring.CONSTANTS,
+        **content,
+        "likeness_version": version("likeness"),
+        "made_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    return Calibration.from_dict(json.loads(json.dumps(content)))  # as it will be read
+
+
+def effects(
+    scores: TrialScores,
+    after: Calibration,
+    before: Calibration | None,
+    only: Part | None,
+    budgets: Sequence[float],
+    n_artists: int,
+) -> tuple[Effect | None, Effect]:
+    """What the calibration before makes of these recordings, if there is one, and what the one fitted to them makes.
+
+    In the second each person is judged by llrs and thresholds that were fitted as `after` was, but without this person;
+    the thresholds shown are those of `after`.
+    """
+    nobody = np.zeros(len(scores.persons), np.int64)
+    was = None if before is None else _effect(scores, before, [before], nobody, budgets, n_artists)
+    return was, _effect(scores, after, without_each(scores, after, before, only), _folds(scores), budgets, n_artists)
+
+
+def without_each(
+    scores: TrialScores, after: Calibration, before: Calibration | None, only: Part | None
+) -> list[Calibration]:
+    """`after`, fitted without each part of the persons; where the others are too few for that, as it is."""
+    fitted = []
+    for part in range(N_FOLDS):
+        try:
+            model, tail = _fit(scores, before, only, leave_out=part)
+        except ValueError:
+            model, tail = after.llr, after.tail
+        fitted.append(replace(after, llr=model, tail=tail))
+    return fitted
+
+
+def _effect(
+    scores: TrialScores,
+    shown: Calibration,
+    judges: Sequence[Calibration],
+    judge_of_person: np.ndarray,
+    budgets: Sequence[float],
+    n_artists: int,
+) -> Effect:
+    """What calibrations make of the tracks of the persons that each judges."""
+    judge = judge_of_person[scores.track_person]
+    llrs = np.select([(judge == i)[:, None] for i in range(len(judges))], [scores.llr(each.llr) for each in judges])
+
+    def rates(budget: float, n: int, *, with_fpir: bool) -> Point:
+        by_judge = [thresholds_of(scores, each, budget, n)[1] for each in judges]
+        thresholds = np.stack(by_judge)[judge, np.arange(len(judge))]
+        fpir = fpir_of(scores, llrs, thresholds) if with_fpir else None
+        rule, _ = thresholds_of(scores, shown, budget, n)
+        return point(rule, budget, n, fpir, fnir_of(scores, llrs, thresholds))
+
+    cllrs = {}
+    for kind in (GENUINE, CLONES):
+        at = target_kinds(scores).get(kind, np.empty(0, np.int64))
+        if len(_judged(scores, at)):
+            cost, n_persons = cllr_of(scores, llrs, at), len(np.unique(scores.track_person[at]))
+            cllrs[kind] = Figure(cost.value, cost.low, cost.high, n_persons, len(at))
+    return Effect(
+        cllr=cllrs,
+        # Without FPIR: of these voices it would be for another number than the threshold is for.
+        present=[rates(budget, n_artists, with_fpir=False) for budget in budgets],
+        here=[rates(budget, len(scores.model_person), with_fpir=True) for budget in budgets],
+    )
+
+
+def check_usable(calibration: Calibration, budget: float, n_artists: int) -> None:
+    """Raise `NoThreshold` where a calibration has no threshold for the registry as it is."""
+    try:
+        Rule(calibration, budget, n_artists)
+    except NoThreshold as error:
+        raise NoThreshold(
+            f"with this calibration nothing could be decided any more, so it is not kept ({error})"
+        ) from error
+
+
+def _content(scores: TrialScores, before: Calibration | None, only: Part | None) -> dict[str, Any]:
+    kept = {} if before is None else before.content
+    genuine, clones = scores.targets(clones=False), scores.targets(clones=True)
+    clones_too = f", and {len(clones)} clones" if len(clones) else ""
+    about = f"{len(scores.persons)} persons, {len(scores.strangers())} recordings{clones_too}"
+    content: dict[str, Any] = {"source": f"calibrated on the owner's recordings ({about})"}
+    if only is not None:
+        content["source"] = f"{only} {content['source']}; the rest: {kept['source']}"
+    model, tail = _fit(scores, before, only)
+    content["llr"] = kept["llr"] if only == "tail" else _told(scores, model)
+    content["tail"] = tail.as_dict()
+    content["tail_population"] = (
+        f"the owner's recordings as they are, persons alike; galleries of up to {len(scores.model_person)} persons"
+    )
+    if only == "llr":
+        content["tail_population"] = kept.get("tail_population", "not said")
+    llrs = scores.llr(model)
+    content["found"] = {
+        kind: _ranks(own_llrs(scores, llrs, at), scores.track_person[at])
+        for kind, at in (("genuine", genuine), ("clones", clones))
+        if len(at)
+    }
+    return content
+
+
+def _told(scores: TrialScores, model: LlrModel) -> dict[str, Any]:
+    """An llr model with what it was fitted to, as content of a calibration."""
+    n_persons = len(np.unique(scores.track_person[scores.targets(clones=False)]))
+    clones = ", and clones, persons imitated alike, half each" if len(scores.targets(clones=True)) else ""
+    return {
+        **model.as_dict(),
+        "prior": llr.PRIOR,
+        "positives": f"recordings of {n_persons} persons with their own other recordings, persons alike{clones}",
+        "negatives": "recordings with every single other person, persons alike",
+    }
+
+
+# --- fitting ----------------------------------------------------------------------------------------------------------
+
+
+def _fit(
+    scores: TrialScores, before: Calibration | None, only: Part | None, leave_out: int | None = None
+) -> tuple[LlrModel, Tail]:
+    """Fit what is asked for to all persons, or to all but one part of them; the rest is that before."""
+    used = np.ones(len(scores.persons), bool) if leave_out is None else _folds(scores) != leave_out
+    if only is None or before is None:
+        model = _fit_model(scores, used)
+        return model, _fit_tail(scores, model, used)
+    if only == "tail":
+        return before.llr, _fit_tail(scores, before.llr, used)
+    model = _fit_model(scores, used, before.llr)
+    return model, _carried_over(before, model)
+
+
+def _fit_model(scores: TrialScores, used: np.ndarray, line_of: LlrModel | None = None) -> LlrModel:
+    """Fit llr to the persons that are used, or with `line_of` slope and intercept on the llrs of that model.
+
+    Of a track of several sections the one with the highest norm_score stands for it.
+    """
+    best_row = _best_rows(scores)
+
+    def measured(tracks: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        rows = best_row[tracks, columns]
+        return measures(scores.norm[rows, columns], scores.accompaniment[rows])
+
+    genuine, clones = (_judged(scores, scores.targets(clones=clones)) for clones in (False, True))
+    target_parts = [at[used[scores.track_person[at]]] for at in (genuine, clones)]
+    target_parts = [at for at in target_parts if len(at)]
+    target_weights = [_alike(scores.track_person[at]) / len(target_parts) for at in target_parts]
+    target_at = np.concatenate(target_parts) if target_parts else np.empty(0, np.int64)
+    strangers = _judged(scores, scores.strangers())
+    strangers = strangers[used[scores.track_person[strangers]]]
+    track, column = np.nonzero(scores.compared()[strangers] & used[scores.model_person])
+    target = measured(target_at, scores.own_model[target_at])
+    nontarget = measured(strangers[track], column)
+    weights = np.concatenate(target_weights or [np.empty(0)]), _alike(scores.track_person[strangers[track]])
+    if line_of is None:
+        return fit_llr(target, nontarget, *weights)
+    (slope,), intercept = fit_weights(
+        llr.llr_of(target, line_of)[:, None], llr.llr_of(nontarget, line_of)[:, None], *weights
+    )
+    if slope <= 0:
+        raise ValueError("targets do not score above nontargets: there is nothing to calibrate")
+    scaled = tuple(float(slope) * weight for weight in line_of.weights)
+    return LlrModel(scaled, intercept + float(slope) * line_of.intercept)
+
+
+def _fit_tail(scores: TrialScores, model: LlrModel, used: np.ndarray) -> Tail:
+    """Fit the tail of strangers' sections, which share a track's budget, with the voices of the persons that are used.
+
+    Abstaining tracks are among them: they are never flagged, and count.
+    """
+    genuine = ~scores.is_clone & used[scores.track_person]
+    columns = used[scores.model_person]
+    rows = np.flatnonzero(genuine[scores.row_track])
+    track = scores.row_track[rows]
+    judged = np.where(scores.compared()[track], scores.llr_rows(model)[rows], -np.inf)[:, columns]
+    silent = scores.track_person[scores.abstains & genuine]
+    table = np.concatenate([judged, np.full((len(silent), judged.shape[1]), -np.inf)])
+    person = np.concatenate([scores.track_person[track], silent])
+    return fit_tail(table, person, np.zeros(len(person), np.int64))
+
+
+def _carried_over(before: Calibration, model: LlrModel) -> Tail:
+    """The tail before, on the scale of llrs that are a straight line of those before."""
+    slope = model.weights[0] / before.llr.weights[0]
+    offset = model.intercept - slope * before.llr.intercept
+    tail = before.tail
+    return replace(
+        tail,
+        levels=tuple(slope * level + offset for level in tail.levels),
+        start=slope * tail.start + offset,
+        scale=slope * tail.scale,
+    )
+
+
+def _best_rows(scores: TrialScores) -> np.ndarray:
+    """(n_tracks, n_models) int: the row with each track's highest norm_score; -1 where a track abstains."""
+    best = np.full((len(scores.track_person), len(scores.model_person)), -1)
+    tracks, first = np.unique(scores.row_track, return_index=True)
+    for track, begin, end in zip(tracks, first, [*first[1:], len(scores.row_track)], strict=True):
+        best[track] = begin + scores.norm[begin:end].argmax(axis=0)
+    return best
+
+
+def _judged(scores: TrialScores, tracks: np.ndarray) -> np.ndarray:
+    kept: np.ndarray = tracks[~scores.abstains[tracks]]
+    return kept
+
+
+def _alike(person: np.ndarray) -> np.ndarray:
+    """Weights with the sum 1 that let every person count alike."""
+    _, of_person, counts = np.unique(person, return_inverse=True, return_counts=True)
+    weights: np.ndarray = 1 / (counts[of_person] * max(1, len(counts)))
+    return weights
+
+
+def _folds(scores: TrialScores) -> np.ndarray:
+    """(n_persons,) int: the part of each person, of even size, by a hash."""
+    order = np.argsort([hashlib.sha256(person.encode()).hexdigest() for person in scores.persons])
+    fold = np.empty(len(order), np.int64)
+    fold[order] = np.arange(len(order)) % N_FOLDS
+    return fold
+
+
+def _ranks(llrs: np.ndarray, person: np.ndarray) -> list[float | None]:
+    """llrs at evenly spread ranks, rising, persons alike; None where a track abstained."""
+    order = np.argsort(llrs)
+    weights = _alike(person)[order]
+    ranks = np.cumsum(weights) - weights / 2
+    wanted = (np.arange(N_RANKS) + 0.5) / N_RANKS
+    chosen = llrs[order][np.searchsorted(ranks, wanted).clip(max=len(order) - 1)]
+    return [round(float(value), 2) if np.isfinite(value) else None for value in chosen]

@@ -1,0 +1,108 @@
+"""What `scripts/bench_budgets.py` computes, on populations whose rates are known."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+from bench_budgets import ALIKE, TWIN, false_flags, group_of, moved, plain_threshold, simulate
+from populations import Population
+
+
+def population(n_strangers: int, n_tracks: int, n_voices: int) -> Population:
+    """Strangers with the same number of tracks each, all heard in one way; scores come beside it."""
+    shape = n_strangers * n_tracks, n_voices
+    return Population(
+        voices=[f"voice-{i}" for i in range(n_voices)],
+        sings=np.zeros(n_voices, bool),
+        norm=np.zeros(shape),
+        compared=np.ones(shape, bool),
+        accompaniment=np.zeros(shape[0]),
+        abstains=np.zeros(shape[0], bool),
+        person=np.repeat([f"stranger-{i:03d}" for i in range(n_strangers)], n_tracks),
+        condition=np.full(shape[0], "sung alone 10 s"),
+    )
+
+
+def test_false_flags_are_counted_over_all_voices_of_a_gallery():
+    heard = population(50, 2, 4)
+    scores = np.zeros((100, 4))
+    scores[:10, 3] = 5.0  # both tracks of five strangers of fifty, with one voice
+
+    rate = false_flags(scores, heard, 5.0, 4, None)
+
+    assert (rate.value, rate.n_strangers, rate.n_tracks) == (pytest.approx(0.1), 50, 100)
+    assert 0.0 < rate.low < 0.1 < rate.high < 0.25
+    # Two tracks of one stranger stand or fall together: over tracks the interval is narrower than is true.
+    assert rate.binomial_high - rate.binomial_low < rate.high - rate.low
+
+
+def test_false_flags_of_half_the_voices_are_half_as_many_where_voices_have_nothing_to_do_with_one_another():
+    heard = population(1000, 1, 4)
+    scores = np.zeros((1000, 4))
+    for voice in range(4):
+        scores[voice * 20 : voice * 20 + 20, voice] = 5.0
+
+    assert false_flags(scores, heard, 5.0, 4, None).value == pytest.approx(0.08)
+    assert false_flags(scores, heard, 5.0, 2, None).value == pytest.approx(0.04, abs=0.002)
+
+
+def test_plain_threshold_is_reached_by_the_budget_divided_by_the_artists():
+    heard = population(100, 1, 10)
+    scores = np.arange(1000.0).reshape(100, 10)
+
+    assert plain_threshold(scores, heard, 0.1, 10) == 990.0  # 1 % of 1,000 comparisons: ten
+
+
+def test_moved_vectors_have_the_cosine_asked_for():
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((5, 8))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    away = moved(vectors, 0.7, rng)
+
+    np.testing.assert_allclose((vectors * away).sum(axis=1), 0.7)
+    np.testing.assert_allclose(np.linalg.norm(away, axis=1), 1.0)
+
+
+@pytest.mark.parametrize("way", ["gaussian", "mixture", "resampled"])
+def test_simulated_artists_are_unit_vectors_round_the_real_ones(way):
+    rng = np.random.default_rng(1)
+    means = np.eye(6)[[0, 0, 0, 1, 1, 1]] + 0.1 * rng.standard_normal((6, 6))
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+
+    voices = simulate(means, ["a"] * 3 + ["b"] * 3, way, 2000, rng)
+
+    assert voices.shape == (2000, 6)
+    np.testing.assert_allclose(np.linalg.norm(voices, axis=1), 1.0, rtol=1e-5)
+    towards = voices.mean(axis=0) / np.linalg.norm(voices.mean(axis=0))
+    assert towards @ (means.mean(axis=0) / np.linalg.norm(means.mean(axis=0))) > 0.95
+
+
+def test_resampled_artists_have_near_twins():
+    rng = np.random.default_rng(2)
+    means = np.eye(40)
+
+    voices = simulate(means, ["x"] * 40, "resampled", 4000, rng)
+    nearest = np.sort((voices @ voices.T - 2 * np.eye(4000)).max(axis=1))
+
+    assert np.sum(nearest > TWIN - 0.01) >= 2  # 0.3 % of 4,000, and those whom they are twins of
+    assert np.median(nearest) < ALIKE + 0.05
+
+
+@pytest.mark.parametrize(
+    ("person", "group"),
+    [
+        ("gtsinger-ja-soprano-1", "gtsinger ja high"),
+        ("gtsinger-ko-tenor-2", "gtsinger ko low"),
+        ("ravdess-12", "ravdess 0"),
+        ("mir1k-ariel", "mir1k"),
+    ],
+)
+def test_groups_are_corpora_and_where_it_is_known_sexes(person, group):
+    assert group_of(person) == group

@@ -1,0 +1,279 @@
+"""Another calibration from the owner's recordings: what it fits, what it takes over, what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from registry import scoring
+from registry.calibrate import (
+    MIN_PERSONS,
+    MIN_STRANGER_TRACKS,
+    N_RANKS,
+    check_enough,
+    check_listed,
+    check_usable,
+    effects,
+    fit_calibration,
+    without_each,
+)
+from registry.calibration import Calibration, Rule
+from registry.calibrations import active_calibration, add_calibration, roll_back
+from registry.errors import NoThreshold, TooFewRecordings
+from registry.evaluate import CLONES, GENUINE
+from registry.evaluation_report import CHANGE_COLUMNS, change_rows
+from registry.metrics import cllr
+from registry.tail import share_above, threshold_for
+from registry.trials import TrialScores
+from tests.fakes import COHORT_ID, ENCODER_ID
+from tests.trial_fakes import calibration, level_tail, make_scores, recording
+
+
+@pytest.fixture(scope="module")
+def scores() -> TrialScores:
+    return make_scores(40, 6)
+
+
+def fit(scores, before=None, only=None) -> Calibration:
+    return fit_calibration(scores, ENCODER_ID, COHORT_ID, before, only)
+
+
+@pytest.fixture(scope="module")
+def fitted(scores) -> Calibration:
+    return fit(scores)
+
+
+def cost(scores, llrs):
+    at = scores.targets(clones=False)
+    strangers = scores.strangers()
+    return cllr(llrs[at, scores.own_model[at]], llrs[strangers][scores.compared()[strangers]])
+
+
+# --- what is fitted ---------------------------------------------------------------------------------------------------
+
+
+def test_llrs_come_to_mean_what_they_say(scores, fitted):
+    assert cost(scores, scores.llr(fitted.llr)) < cost(scores, scores.llr(calibration().llr))
+    # Of Gaussians 4 apart with one spread the llr is known: 4 x - 8, in natural logarithms.
+    assert fitted.llr.weights[0] == pytest.approx(4 / math.log(10), rel=0.15)
+    assert -fitted.llr.intercept / fitted.llr.weights[0] == pytest.approx(2, abs=0.15)
+
+
+def test_thresholds_keep_their_budget_on_these_strangers(scores, fitted):
+    strangers = np.where(scores.compared(), scores.llr(fitted.llr), -np.inf).max(axis=1)
+
+    for budget in (0.1, 0.03):
+        threshold = Rule(fitted, budget, 40).threshold(1).llr
+        assert np.mean(strangers >= threshold) <= 1.5 * budget
+    assert fitted.tail.n_strangers == 40
+    assert share_above(fitted.tail, Rule(fitted, 0.1, 40).threshold(1).llr, 40) <= 0.1
+
+
+def test_a_calibration_says_what_it_was_fitted_on_and_names_nobody(scores, fitted):
+    content = fitted.content
+
+    assert set(content) == {
+        *("encoder_id", "cohort_id", "scoring", "llr", "tail", "source", "found", "tail_population"),
+        *("made_at", "likeness_version"),
+    }
+    assert (content["encoder_id"], content["cohort_id"], content["scoring"]) == (
+        ENCODER_ID,
+        COHORT_ID,
+        scoring.CONSTANTS,
+    )
+    assert content["source"] == "calibrated on the owner's recordings (40 persons, 240 recordings)"
+    assert not [name for name in (*scores.persons, *scores.paths) if name in str(content)]
+    assert list(fitted.found) == ["genuine"]
+    assert len(fitted.found["genuine"]) == N_RANKS
+    assert list(fitted.found["genuine"]) == sorted(fitted.found["genuine"])
+    assert fitted.misfit(ENCODER_ID, COHORT_ID) is None
+
+
+def test_clones_weigh_half_however_few_they_are():
+    genuine = make_scores(30, 6, own=6.0)
+    with_clones = make_scores(30, 6, 1, own=6.0, clone=1.5)
+
+    plain, mixed = fit(genuine), fit(with_clones)
+
+    assert mixed.llr.weights[0] < 0.7 * plain.llr.weights[0]
+    assert list(mixed.found) == ["genuine", "clones"]
+    assert "half each" in mixed.content["llr"]["positives"]
+    assert mixed.source == "calibrated on the owner's recordings (30 persons, 180 recordings, and 30 clones)"
+
+
+def test_persons_count_alike_however_many_recordings_they_have(scores):
+    """A person with many recordings whose own voice scores low must not carry the fit away."""
+    extra = 400
+    person = np.concatenate([scores.track_person, np.zeros(extra, np.int64)])
+    norm = np.concatenate([scores.norm, np.random.default_rng(5).normal(0, 1, (extra, 40)).astype(np.float32)])
+    more = dataclasses.replace(
+        scores,
+        track_person=person,
+        norm=norm,
+        paths=(*scores.paths, *["/music/more.wav"] * extra),
+        row_track=np.arange(len(person)),
+        n_sections=np.ones(len(person), int),
+        accompaniment=np.zeros(len(person)),
+        **{
+            name: np.concatenate([getattr(scores, name), np.zeros(extra, bool)])
+            for name in ("is_clone", "is_enrolled", "is_new_source", "abstains")
+        },
+    )
+
+    llr = fit(more).llr
+
+    assert -llr.intercept / llr.weights[0] == pytest.approx(2, abs=0.4)
+
+
+def test_each_person_is_judged_by_a_fit_without_that_person(scores):
+    """Of persons who become like everybody else nothing is in the fit that judges them."""
+    others = scores.norm.copy()
+    own = scores.track_person == 3
+    others[np.ix_(own, np.arange(40) != 3)] += 2.0
+    others[~own, 3] += 2.0
+    changed = dataclasses.replace(scores, norm=others)
+
+    judges, after = (without_each(each, fit(each), None, None) for each in (scores, changed))
+
+    same = [judge.llr == other.llr and judge.tail == other.tail for judge, other in zip(judges, after, strict=True)]
+    assert sorted(same) == [False, False, False, False, True]
+    assert all(judge.llr != fit(scores).llr for judge in judges)
+
+
+# --- one part only ----------------------------------------------------------------------------------------------------
+
+
+def test_only_tail_keeps_what_scores_are_worth(scores):
+    before = calibration(tail=level_tail(3.0))
+
+    after = fit(scores, before, "tail")
+
+    assert after.content["llr"] == before.content["llr"]
+    assert after.tail != before.tail
+    assert after.source == (
+        "tail calibrated on the owner's recordings (40 persons, 240 recordings); the rest: made up for tests"
+    )
+    was, becomes = effects(scores, after, before, "tail", [0.03], 40)
+    assert becomes.cllr == was.cllr
+
+
+def test_only_llr_moves_thresholds_along_so_that_the_same_tracks_are_flagged(scores):
+    before = fit(make_scores(40, 6, own=3.0, seed=9))
+
+    after = fit(scores, before, "llr")
+
+    assert after.llr != before.llr
+    ratio = after.llr.weights[0] / before.llr.weights[0]
+    assert after.llr.weights == pytest.approx([ratio * weight for weight in before.llr.weights])
+    assert after.tail.shape == before.tail.shape
+    for budget, n_artists in ((0.03, 40), (0.1, 40), (0.01, 500)):
+        old, new = (Rule(c, budget, n_artists).threshold(1) for c in (before, after))
+        assert (old.llr - before.llr.intercept) / before.llr.weights[0] == pytest.approx(
+            (new.llr - after.llr.intercept) / after.llr.weights[0], abs=0.002
+        )
+        assert old.decades_beyond == new.decades_beyond
+    assert cost(scores, scores.llr(after.llr)) <= cost(scores, scores.llr(before.llr))
+
+
+@pytest.mark.parametrize("only", ["tail", "llr"])
+def test_one_part_needs_a_calibration_to_take_the_other_from(scores, only):
+    with pytest.raises(NoThreshold, match=f"only {only} is to be fitted, and no calibration is in force"):
+        fit(scores, None, only)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_too_few_persons_or_recordings_are_refused_with_how_many_there_are():
+    with pytest.raises(
+        TooFewRecordings, match=r"^19 persons with a recording to enroll and another to test, at least 20"
+    ):
+        fit(make_scores(19, 6))
+    with pytest.raises(TooFewRecordings, match=r"^96 recordings with voice to try with everybody else, at least 100"):
+        fit(make_scores(24, 4))
+    check_enough(make_scores(25, 4))
+
+
+def test_abstaining_recordings_do_not_count():
+    scores = make_scores(25, 4)
+    silent = np.arange(len(scores.paths)) == 0
+
+    with pytest.raises(TooFewRecordings, match=r"^99 recordings with voice"):
+        check_enough(dataclasses.replace(scores, abstains=silent))
+
+
+def test_a_list_that_is_too_short_is_refused_before_anything_is_read():
+    enough = [recording(f"{who}-{i}.wav", f"{who}") for who in range(MIN_PERSONS) for i in range(5)]
+    assert len(enough) == MIN_STRANGER_TRACKS
+
+    check_listed(enough)
+    with pytest.raises(TooFewRecordings, match=r"^99 recordings"):
+        check_listed(enough[1:])
+    with pytest.raises(TooFewRecordings, match=r"^0 persons"):
+        check_listed([recording("a.wav", "Ada"), recording("b.wav", "Ada", is_clone=True)])
+
+
+def test_recordings_that_say_nothing_are_refused():
+    with pytest.raises(NoThreshold, match="nothing can be calibrated on these recordings: targets do not score above"):
+        fit(make_scores(30, 6, own=-1.0))
+
+
+def test_a_calibration_by_which_nothing_could_be_decided_is_refused(fitted):
+    check_usable(fitted, 0.03, 40)
+    with pytest.raises(NoThreshold, match="nothing could be decided any more, so it is not kept"):
+        check_usable(fitted, 1e-9, 40)
+
+
+# --- what it changes, and the store -----------------------------------------------------------------------------------
+
+
+def test_effects_are_of_these_recordings_before_and_after():
+    scores, before = make_scores(30, 6, 2), calibration()
+    after = fit(scores, before)
+
+    was, becomes = effects(scores, after, before, None, [0.03, 0.01], 7)
+
+    assert list(was.cllr) == list(becomes.cllr) == [GENUINE, CLONES]
+    assert becomes.cllr[GENUINE].value < was.cllr[GENUINE].value
+    assert [(p.budget, p.n_artists, p.fpir) for p in becomes.present] == [(0.03, 7, None), (0.01, 7, None)]
+    assert [point.threshold for point in becomes.present] == [
+        Rule(after, budget, 7).threshold(1).llr for budget in (0.03, 0.01)
+    ]
+    assert [(p.n_artists, p.fpir.n_persons) for p in becomes.here] == [(30, 30), (30, 30)]
+    assert effects(scores, after, None, None, [0.03], 7)[0] is None
+    # What is judged by a fit without oneself keeps its budget as nearly as so few persons can tell.
+    assert becomes.here[0].fpir.low <= 0.06
+    rows = change_rows(was, becomes)
+    assert all(tuple(row) == CHANGE_COLUMNS for row in rows if "persons" in row)
+    assert [row["figure"] for row in rows] == [
+        *("Cllr, bits", "Cllr, bits"),
+        *("threshold, llr", "FNIR %", "FNIR %") * 2,
+        *("FPIR %", "FPIR %"),
+    ]
+    assert all(row["before"] and row["after"] for row in rows)
+    assert not any(row["before"] for row in change_rows(None, becomes))
+
+
+def test_sections_of_a_track_each_have_to_keep_their_share_of_the_budget(scores):
+    """With two sections per track the tail is of sections, so the threshold of one section stays where it was."""
+    sections = dataclasses.replace(
+        scores,
+        row_track=np.repeat(np.arange(240), 2),
+        norm=np.repeat(scores.norm, 2, axis=0),
+        accompaniment=np.zeros(480),
+        n_sections=np.full(240, 2),
+    )
+
+    of_tracks, of_sections = (threshold_for(fit(each).tail, 0.03, 40) for each in (scores, sections))
+    assert of_sections == pytest.approx(of_tracks, abs=0.02)
+
+
+def test_a_new_calibration_counts_until_it_is_rolled_back(store, fitted):
+    add_calibration(store, fitted)
+
+    assert active_calibration(store, ENCODER_ID, COHORT_ID) == fitted
+    assert roll_back(store) == (1, None)
+    assert active_calibration(store, ENCODER_ID, COHORT_ID) is None
