@@ -80,7 +80,8 @@ def open_run(
             f"run {run.run_id}: {len(new)} tracks have come since it began, such as {new[0]}; they are not part of it. "
             "The same command examines them too once this run is done, or --new-run begins again with everything"
         )
-    pinned = ("store_revision", "encoder_id", "cohort_id", "calibration_id")
+    # The threshold beside them: it changes with whose consent has ended meanwhile, which is no new revision.
+    pinned = ("store_revision", "encoder_id", "cohort_id", "calibration_id", "threshold")
     if changed := [key for key in pinned if getattr(run, key) != pins[key]]:
         if not repin:
             raise RunMismatch(

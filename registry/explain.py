@@ -285,7 +285,7 @@ def explanation_text(found: Explanation) -> str:
     ]
     if found.steps is not None:
         lines += _step_lines(found, found.steps)
-    lines += _block("threshold", f"{found.threshold:.3f}: {printable(found.threshold_source)}")
+    lines += _block("threshold", f"{_llr(found.threshold)}: {printable(found.threshold_source)}")
     if found.steps is not None:
         lines += _block("ranking", *_ranking_lines(found))
     return "\n".join([*lines, *_block("verdict", f"{found.verdict}: {printable(found.reason)}")])
@@ -300,8 +300,8 @@ def _in_short(found: Explanation) -> str:
     if found.rank is None:
         return f"not scored, for the index names {found.n_scored} artists for this track, nearer ones; {llr} otherwise"
     if found.flagged:
-        return f"flagged, {llr} is {abs(found.llr_beyond):.3f} beyond the threshold {found.threshold:.3f}"
-    return f"not flagged, {llr} is {abs(found.llr_beyond):.3f} below the threshold {found.threshold:.3f}"
+        return f"flagged, {llr} is {_llr(abs(found.llr_beyond))} beyond the threshold {_llr(found.threshold)}"
+    return f"not flagged, {llr} is {_llr(abs(found.llr_beyond))} below the threshold {_llr(found.threshold)}"
 
 
 def _step_lines(found: Explanation, steps: Steps) -> list[str]:
@@ -340,6 +340,11 @@ def _ranking_lines(found: Explanation) -> list[str]:
     other = found.best_other
     flagged = ", flagged" if other.flagged else ""
     return [*lines, f"best other: {printable(other.artist)}, rank {other.rank}, {other.llr:+.2f}{flagged}"]
+
+
+def _llr(value: float) -> str:
+    """Two decimals, and a third where a threshold was given so by hand: what is compared must not look equal."""
+    return f"{value:.2f}" if round(value, 2) == round(value, 3) else f"{value:.3f}"
 
 
 def _block(name: str, *lines: str) -> list[str]:

@@ -89,9 +89,7 @@ class Batch:
         for encoder in self.started:
             encoder.close()
 
-    def open(
-        self, *inputs: Path, threshold: float | None = None, budget: float | None = None, **choice: bool
-    ) -> Run:
+    def open(self, *inputs: Path, threshold: float | None = None, budget: float | None = None, **choice: bool) -> Run:
         self.matcher = Matcher(self.store, self.encoder, self.said.append, threshold=threshold, budget=budget)
         return open_run(self.store, self.matcher, inputs, list_items(inputs), self.said.append, **choice)
 

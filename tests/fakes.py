@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,11 @@ def fake_tail(threshold: float = THRESHOLD) -> dict[str, Any]:
         **{"scale": 0.5, "shape": 0.0, "shape_low": -0.1, "shape_high": 0.1},
         **{"sizes": [1_000_000], "galleries": [1.0], "n_strangers": 1000, "n_exceedances": 100},
     }
+
+
+def up(llr: float) -> float:
+    """A threshold as it is decided by: up to the hundredth, in which llrs are reported."""
+    return math.ceil(100 * llr - 1e-6) / 100
 
 
 def write_fake_model(directory: Path) -> Path:

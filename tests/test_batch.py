@@ -19,7 +19,7 @@ from registry.manifest import list_items
 from registry.records import BatchItem, path_of, path_text
 from tests.batches import Batch, other_process, start_encoder
 from tests.cli_fakes import THRESHOLD, write_csv
-from tests.fakes import fake_tail
+from tests.fakes import fake_tail, up
 
 pytest_plugins = ["tests.cli_fixtures"]
 
@@ -222,7 +222,7 @@ def test_a_run_says_what_it_decides_by(batch):
         (run.budget, run.threshold, run.threshold_source, run.calibration_id, run.decided_from)
         for run in (by_budget, by_hand)
     ] == [
-        (0.003, round(THRESHOLD + 0.5 * math.log(10), 3), source, calibration_id, None),
+        (0.003, up(THRESHOLD + 0.5 * math.log(10)), source, calibration_id, None),
         (None, 2.5, "set by the caller", calibration_id, None),
     ]
 
@@ -233,7 +233,7 @@ def test_a_run_is_not_gone_on_with_under_another_calibration_unless_one_chooses(
     stricter = {**batch.encoder.calibration, "tail": fake_tail(THRESHOLD + 1)}
     add_calibration(batch.store, Calibration.from_dict(stricter))
 
-    with pytest.raises(RunMismatch, match=r"changed since it was stopped \(calibration_id\).*--repin.*--new-run"):
+    with pytest.raises(RunMismatch, match=r"changed since it was stopped \(calibration_id, threshold\).*--repin.*--new-run"):
         batch.open(song)
 
     repinned = batch.open(song, repin=True)

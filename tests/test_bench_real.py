@@ -269,7 +269,9 @@ def test_parts_of_a_mixture_and_persons_imitated_weigh_the_same_whatever_their_s
     """A part three times over, and one person's clones many times over, change nothing but for the ridge's little."""
     sets, _ = _all_sets()
     rng = np.random.default_rng(8)
-    measured = {name: rng.normal(k % 3, 1.0, (len(trials.tests), 5, 2)) for k, (name, trials) in enumerate(sets.items())}
+    measured = {
+        name: rng.normal(k % 3, 1.0, (len(trials.tests), 5, 2)) for k, (name, trials) in enumerate(sets.items())
+    }
     for name in fit_builtin.PROBES.values():
         measured[name][np.arange(5), np.arange(5)] += [[2.0, 0.5]] * 4 + [[0.5, 0.5]]  # the fifth is hard to tell
     fold = fit_builtin.FoldScores(sets, {name: np.zeros(len(trials.tests), bool) for name, trials in sets.items()})
@@ -277,9 +279,7 @@ def test_parts_of_a_mixture_and_persons_imitated_weigh_the_same_whatever_their_s
     def fit_again(name: str, rows: list[int]) -> LlrModel:
         """With these tests of one set in the place of its own."""
         trials = replace(sets[name], tests=tuple(sets[name].tests[row] for row in rows))
-        some = fit_builtin.FoldScores(
-            {**sets, name: trials}, {**fold.abstains, name: np.zeros(len(rows), dtype=bool)}
-        )
+        some = fit_builtin.FoldScores({**sets, name: trials}, {**fold.abstains, name: np.zeros(len(rows), dtype=bool)})
         return fit_builtin.fit_mixture(some, {**measured, name: measured[name][rows]})
 
     once = fit_builtin.fit_mixture(fold, measured)
@@ -348,9 +348,7 @@ def test_the_lower_part_counts_flags_and_abstentions(capsys):
     sets = dict.fromkeys((*fit_builtin.STRANGER_SETS, "strangers-mixes", "instrumentals", "mix-mir1k"), trials)
     sets |= dict.fromkeys(("clone-singing", "clone-speech"), trials)
 
-    rows = decision_rows(
-        sets, dict.fromkeys(sets, shipped), dict.fromkeys(sets, llrs), threshold=5.0, n_resamples=50
-    )
+    rows = decision_rows(sets, dict.fromkeys(sets, shipped), dict.fromkeys(sets, llrs), threshold=5.0, n_resamples=50)
 
     value = {(row.trials, row.metric): (row.value, row.n) for row in rows}
     assert value["mates-sung", "flagged_pct"] == (20.0, 5)

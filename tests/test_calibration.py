@@ -13,7 +13,7 @@ from registry.calibration import DEFAULT_BUDGET, LEAST_LLR, Calibration, Rule, T
 from registry.errors import NoThreshold
 from registry.llr import LlrModel
 from registry.tail import REFUSED_BEYOND, SAID_BEYOND, Tail, decades_beyond, threshold_for
-from tests.fakes import COHORT_ID, ENCODER_ID, fake_calibration
+from tests.fakes import COHORT_ID, ENCODER_ID, fake_calibration, up
 
 
 def content(**changes: Any) -> dict[str, Any]:
@@ -124,13 +124,13 @@ def test_a_threshold_follows_from_budget_and_artists():
     assert found == [
         Threshold(2.0, "false-flag budget 3 % over 1 artists; made up for tests", 0.03, 0.0),
         Threshold(
-            round(threshold_for(tail, 0.03, 40), 3),
+            up(threshold_for(tail, 0.03, 40)),
             "false-flag budget 3 % over 40 artists; made up for tests",
             0.03,
             round(decades_beyond(tail, 0.03, 40), 2),
         ),
         Threshold(
-            round(threshold_for(tail, 0.003, 40), 3),
+            up(threshold_for(tail, 0.003, 40)),
             "false-flag budget 0.3 % over 40 artists; threshold extrapolated 1.1 powers of ten beyond 1000 strangers; "
             "made up for tests",
             0.003,
@@ -157,6 +157,17 @@ def test_sections_share_the_budget():
     assert Rule(CALIBRATION, 0.03, 10, llr=1.5).threshold(3).llr == 1.5
 
 
+@pytest.mark.parametrize(("exact", "decided"), [(1.65, 1.65), (1.6500001, 1.66), (1.6549, 1.66), (1.66, 1.66)])
+def test_a_threshold_is_up_to_the_hundredth_in_which_llrs_are_reported(exact, decided):
+    """Rounded down, 1.65 would be flagged at 1.6549 and break the budget; to more digits it would look equal."""
+    calibration = Calibration.from_dict(fake_calibration(COHORT_ID, threshold=exact))
+
+    threshold = Rule(calibration, DEFAULT_BUDGET, 1).threshold(1)
+
+    assert threshold.llr == decided
+    assert threshold.is_reached(1.65) == (exact == 1.65)
+
+
 def test_before_anybody_is_enrolled_it_is_that_of_one_artist():
     assert Rule(CALIBRATION, 0.03, 0).threshold(1) == Rule(CALIBRATION, 0.03, 1).threshold(1)
 
@@ -166,7 +177,7 @@ def test_nothing_is_flagged_that_is_not_slightly_more_probable_whatever_the_budg
     """Of this tail half of strangers' tracks reach 0; at two to one the words begin to say that it is likelier."""
     assert pytest.approx(math.log10(2)) == LEAST_LLR
     assert threshold_for(CALIBRATION.tail, budget, 1) < LEAST_LLR
-    assert Rule(CALIBRATION, budget, 1).threshold(1).llr == 0.301
+    assert Rule(CALIBRATION, budget, 1).threshold(1).llr == up(LEAST_LLR) == 0.31
 
     assert Rule(CALIBRATION, budget, 1, llr=-1.0).threshold(1).llr == -1.0  # who asks for less by hand gets it
 
@@ -218,7 +229,7 @@ def test_two_powers_of_ten_beyond_the_strangers_a_threshold_is_refused_unless_ac
     accepted = Rule(CALIBRATION, 0.9e-5, 1, accept_extrapolation=True).threshold(1)
 
     assert accepted.decades_beyond == 2.05
-    assert accepted.llr == round(threshold_for(CALIBRATION.tail, 0.9e-5, 1), 3)
+    assert accepted.llr == up(threshold_for(CALIBRATION.tail, 0.9e-5, 1))
     assert accepted.is_extrapolated
 
 

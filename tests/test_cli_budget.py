@@ -57,7 +57,7 @@ def test_the_table_has_a_row_for_each_budget(examined):
     assert result.exit_code == 0
     header, _, usual, small = (re.split(r"  +", line.strip()) for line in result.stdout.splitlines())
     assert header == ["budget", "threshold", "flagged", "come", "go", "fpir", "extrapolated"]
-    assert usual == ["3 %", f"{THRESHOLD:.3f}", "2", "0", "0", "3 %", "no"]
+    assert usual == ["3 %", f"{THRESHOLD:.2f}", "2", "0", "0", "3 %", "no"]
     assert (small[0], *small[2:5]) == ("0.01 %", "0", "0", "2")
     assert re.fullmatch(
         r"thresholds over 2 artists; 3 tracks on record were examined with the calibration in force "
@@ -168,7 +168,7 @@ def test_a_threshold_that_would_be_refused_is_said_to_be(examined):
 def test_a_registry_with_nobody_in_it_has_thresholds_too(cli):
     result = cli("budget", "preview", "3%")
 
-    assert (result.exit_code, result.stdout.split()[-8:-4]) == (0, ["%", f"{THRESHOLD:.3f}", "0", "0"])
+    assert (result.exit_code, result.stdout.split()[-8:-4]) == (0, ["%", f"{THRESHOLD:.2f}", "0", "0"])
     assert result.stderr.startswith("thresholds over 0 artists; 0 tracks on record")
 
 

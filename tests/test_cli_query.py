@@ -20,6 +20,7 @@ from tests.cli_fakes import (
     json_lines,
     synth_voices,
 )
+from tests.fakes import up
 
 pytest_plugins = ["tests.cli_fixtures"]
 
@@ -141,10 +142,10 @@ def test_another_budget_decides_and_is_named(enrolled):
 
     budget = "false-flag budget 0.3 % over 2 artists; made up for tests"
     assert [of_registry[name] for name in ("verdict", "threshold", "threshold_source", "budget")] == [
-        *("clear", round(THRESHOLD + 0.5 * np.log(10), 3), budget, 0.003)
+        *("clear", up(THRESHOLD + 0.5 * np.log(10)), budget, 0.003)
     ]
     assert [of_caller[name] for name in ("verdict", "threshold", "threshold_source", "budget")] == [
-        *("clear", round(THRESHOLD + 0.5 * np.log(100), 3), budget.replace("0.3 %", "0.03 %"), 0.0003)
+        *("clear", up(THRESHOLD + 0.5 * np.log(100)), budget.replace("0.3 %", "0.03 %"), 0.0003)
     ]
 
 

@@ -151,7 +151,7 @@ def test_too_little_voice_is_the_whole_explanation(artists, matcher):
         "in/a.wav, and Ada: nothing is said, for 1.0 s of voice found, at least 1.5 s is needed",
         "",
         "voice      1.0 s in 6.0 s (17 %), 2 windows; at least 1.5 s is needed",
-        "threshold  2.000: false-flag budget 3 % over 3 artists; made up for tests",
+        "threshold  2.00: false-flag budget 3 % over 3 artists; made up for tests",
         "verdict    abstained: 1.0 s of voice found, at least 1.5 s is needed",
     ]
 
@@ -206,9 +206,18 @@ def test_what_is_missing_and_what_is_beyond_is_said(artists, encoder):
 
     assert (missing.flagged, missing.llr_beyond, missing.verdict) == (False, -0.5, "clear")
     assert (beyond.flagged, beyond.llr_beyond, beyond.verdict) == (True, 0.25, "flagged")
-    assert f"not flagged, log10 likelihood ratio {llr:.2f} is 0.500 below the threshold" in explanation_text(missing)
-    assert f": flagged, log10 likelihood ratio {llr:.2f} is 0.250 beyond the threshold" in explanation_text(beyond)
+    assert f"not flagged, log10 likelihood ratio {llr:.2f} is 0.50 below the threshold" in explanation_text(missing)
+    assert f": flagged, log10 likelihood ratio {llr:.2f} is 0.25 beyond the threshold" in explanation_text(beyond)
     assert missing.threshold_source == "set by the caller"
+
+
+def test_a_threshold_of_three_decimals_is_not_rounded_to_what_it_is_compared_with(artists, encoder):
+    llr = explained(artists, Matcher(artists, encoder, lambda _: None), make_voiceprint(SONG)).steps.llr
+    matcher = Matcher(artists, encoder, lambda _: None, threshold=llr + 0.004)
+
+    text = explanation_text(explained(artists, matcher, make_voiceprint(SONG)))
+
+    assert f"not flagged, log10 likelihood ratio {llr:.2f} is 0.004 below the threshold {llr + 0.004:.3f}\n" in text
 
 
 def test_the_text_has_every_step(artists, matcher):

@@ -163,8 +163,8 @@ def test_card_holds_every_figure_of_the_calibration():
 
 
 def test_card_has_thresholds_by_artists_and_budget_and_how_far_they_lie_beyond_the_strangers():
-    """Of a tail that falls by e every half, every voice counting whole: three artists or a third of the budget, ln 3."""
-    tail = Tail.from_dict({**fake_tail(2.0), "sizes": [1, 100], "galleries": [1.0, 100.0], "growth": 1.0})
+    """Of a tail that falls by e every half, every voice counting whole."""
+    tail = Tail.from_dict({**fake_tail(2.0), "sizes": [1, 100], "galleries": [1.0, 100.0]})
 
     head, rule, *rows = thresholds_table(tail)
 

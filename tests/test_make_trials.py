@@ -640,6 +640,42 @@ def test_render_decodes_resamples_mixes_and_repeats_itself(tmp_path):
     assert np.array_equal(mix, render(tmp_path, item))
 
 
+def test_clips_follow_one_another_without_a_gap_and_again_from_the_first(tmp_path):
+    one, other = _voice(), 0.5 * _voice()[: RATE_HZ // 2]
+    soundfile.write(tmp_path / "1.wav", one, RATE_HZ, subtype="FLOAT")
+    soundfile.write(tmp_path / "2.wav", other, RATE_HZ, subtype="FLOAT")
+    joined = np.concatenate([one, other])
+    seconds = joined.size / RATE_HZ
+
+    as_long_as_they_are = render(tmp_path, AudioItem("1.wav", then=("2.wav",)))
+    in_another_order = render(tmp_path, AudioItem("2.wav", then=("1.wav",)))
+    longer = render(tmp_path, AudioItem("1.wav", then=("2.wav",), length_s=2.5 * seconds))
+    shorter = render(tmp_path, AudioItem("1.wav", then=("2.wav",), length_s=0.25))
+    one_alone = render(tmp_path, AudioItem("1.wav", length_s=2 * one.size / RATE_HZ))
+
+    np.testing.assert_array_equal(as_long_as_they_are, joined)
+    np.testing.assert_array_equal(in_another_order, np.concatenate([other, one]))
+    assert longer.size == round(2.5 * joined.size)
+    np.testing.assert_array_equal(longer, np.tile(joined, 3)[: longer.size])
+    np.testing.assert_array_equal(shorter, joined[: RATE_HZ // 4])
+    np.testing.assert_array_equal(one_alone, np.tile(one, 2))
+
+
+def test_music_is_under_all_of_a_track_of_several_clips(tmp_path):
+    soundfile.write(tmp_path / "voice.wav", 0.2 * _voice(), RATE_HZ, subtype="FLOAT")
+    soundfile.write(tmp_path / "music.wav", _music(loud_pause=False), RATE_HZ, subtype="FLOAT")
+    alone = AudioItem("voice.wav", then=("voice.wav",), length_s=7.0)
+    item = AudioItem("voice.wav", "music.wav", 0.25, 0.0, then=("voice.wav",), length_s=7.0)
+
+    voice, mix = render(tmp_path, alone), render(tmp_path, item)
+
+    active = active_samples(voice)
+    assert mix.shape == voice.shape == (7 * RATE_HZ,)
+    assert _rms_db(voice[active]) - _rms_db((mix - voice)[active]) == pytest.approx(0, abs=0.1)
+    frames = (mix - voice).reshape(7, RATE_HZ)
+    assert np.abs(frames).max(axis=1).min() > 0.5 * np.abs(frames).max()  # to the end, not as long as the clip
+
+
 def test_render_names_the_item_that_cannot_be_mixed(tmp_path):
     soundfile.write(tmp_path / "voice.wav", np.zeros(RATE_HZ), RATE_HZ)
     soundfile.write(tmp_path / "music.wav", _music(), RATE_HZ)
@@ -656,10 +692,19 @@ def test_keys_tell_sounds_apart():
         AudioItem("a.ogg", "m.ogg", 0.0, 0.0),
         AudioItem("a.ogg", "m.ogg", 1.0, 0.0),
         AudioItem("a.ogg", "n.ogg", 0.0, 0.0),
+        AudioItem("a.ogg", then=("b.ogg",)),
+        AudioItem("b.ogg", then=("a.ogg",)),
+        AudioItem("a.ogg", then=("b.ogg", "b.ogg")),
+        AudioItem("a.ogg", length_s=10.0),
+        AudioItem("a.ogg", length_s=60.0),
+        AudioItem("a.ogg", then=("b.ogg",), length_s=60.0),
+        AudioItem("a.ogg", "m.ogg", 0.0, 6.0, then=("b.ogg",), length_s=60.0),
     ]
 
     assert len({item.key for item in items}) == len(items)
     assert items[0].key == "a.ogg"
+    assert items[2].key == "a.ogg|m.ogg@0.00s|+6dB"  # by these, vectors are kept on disk
+    assert items[-1].key == "a.ogg+b.ogg|60.00s|m.ogg@0.00s|+6dB"
 
 
 # --- the real manifests -----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import signal
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import numpy as np
 import pytest
 from sqlite_utils import Database
 
-from registry import audit, rights, schema
+from registry import audit, rights, runs, schema
+from registry.calibration import DEFAULT_BUDGET
 from registry.check import find_problems
 from registry.database import DATABASE
 from registry.erasure import erase_artist
@@ -25,7 +27,7 @@ from registry.errors import RegistryError, StoreTooNew
 from registry.kept_audio import read_copy
 from registry.match import index_path, write_store_index
 from registry.records import ConsentRecord, Evidence, Reference
-from registry.scans import find_scans
+from registry.scans import add_scan, find_scans, get_scan
 from registry.schema import MIGRATION_NAMES, migrations
 from registry.store import Store
 from tests.fakes import COHORT_ID, DIM, ENCODER_ID, make_matcher, make_voiceprint, singer, table_counts
@@ -300,7 +302,106 @@ def test_a_migration_that_is_killed_leaves_the_old_registry(old, die: Callable[[
 
 def test_the_release_before_refuses_what_this_one_wrote(old, monkeypatch):
     Store(old).close()
-    monkeypatch.setattr("registry.database.MIGRATION_NAMES", frozenset({"m001_registry"}))
+    monkeypatch.setattr("registry.database.MIGRATION_NAMES", MIGRATION_NAMES - {"m004_calibration"})
 
-    with pytest.raises(StoreTooNew, match=r"it has m003_another_encoder\); upgrade with"):
+    with pytest.raises(StoreTooNew, match=r"it has m004_calibration\); upgrade with"):
         Store(old)
+
+
+# --- from thresholds on norm_score to thresholds on llr ---
+
+
+def add_old_scan(home: Path, scan_id: int, verdict: str, threshold: float, norm_scores: list[float | None]) -> None:
+    """A scan as the releases before m004 left it, with its best artists; None: removed since."""
+    with closing(sqlite3.connect(home / DATABASE)) as db, db:
+        db.execute("INSERT INTO tracks VALUES (?, ?, 20.0, ?)", [scan_id, f"{scan_id:064d}", OLD])
+        db.execute(
+            "INSERT INTO scans VALUES (?, ?, NULL, 'in/x.wav', ?, ?, 'why', 18.0, 8, 3, ?, 'made up', 4, ?, ?)",
+            [scan_id, scan_id, OLD, verdict, threshold, ENCODER_ID, COHORT_ID],
+        )
+        for rank, norm_score in enumerate(norm_scores, start=1):
+            if norm_score is not None:
+                artist_id = ARTISTS[rank - 1][0]
+                row = [scan_id, rank, artist_id, 0.5, norm_score, None, "[]"]
+                db.execute("INSERT INTO matches VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def test_matches_of_old_scans_are_flagged_where_their_norm_score_reached_the_threshold_of_their_scan(old):
+    add_old_scan(old, 11, "flagged", 4.4, [4.9, 4.4, 4.399])
+    add_old_scan(old, 12, "clear", 4.4, [4.399, 1.0, -2.0])
+    add_old_scan(old, 13, "flagged", 1.0, [1.5, 0.9])
+    add_old_scan(old, 14, "flagged", 4.4, [None, 1.0])  # whom it was flagged for has been removed since
+    add_old_scan(old, 15, "abstained", 4.4, [])
+
+    with Store(old) as store:
+        scans = {scan.scan_id: scan for scan in find_scans(store)}
+        flags = {scan_id: [match.flagged for match in scan.matches] for scan_id, scan in scans.items()}
+        grounds = {(scan.budget, scan.calibration_id) for scan in scans.values()}
+        stored = store.rows("SELECT DISTINCT flagged FROM matches ORDER BY flagged")
+
+    assert flags == {
+        **{1: [True, True], 2: [True, True]},  # of `write_first_release`: 3.5 at 2.0
+        **{11: [True, True, False], 12: [False] * 3, 13: [True, False], 14: [False], 15: []},
+    }
+    assert grounds == {(None, None)}
+    assert [scans[scan_id].threshold for scan_id in (1, 11, 13)] == [2.0, 4.4, 1.0]  # still on norm_score
+    assert stored == [{"flagged": 0}, {"flagged": 1}]
+
+
+def test_an_old_clear_scan_whose_match_is_above_another_threshold_stays_clear(old):
+    """A scan's own verdict is what was decided, whatever its numbers were."""
+    add_old_scan(old, 11, "clear", 4.4, [4.4])
+
+    with Store(old) as store:
+        (scan,) = [scan for scan in find_scans(store) if scan.scan_id == 11]
+
+    assert (scan.verdict, [match.flagged for match in scan.matches]) == ("clear", [False])
+
+
+def test_old_runs_have_neither_budget_nor_calibration(opened):
+    run = runs.get_run(opened, 1)
+
+    assert (run.threshold, run.threshold_source) == (2.0, "made up")
+    assert (run.budget, run.calibration_id, run.decided_from) == (None, None, None)
+
+
+def test_an_old_registry_decides_by_a_budget_and_keeps_what_it_decided_by(opened, encoder):
+    matcher, _ = make_matcher(opened, encoder)
+    scan = matcher.scan("in/new.wav", make_voiceprint(singer(2, 10, seed=9), "new"))
+    with opened.writing():
+        scan_id = add_scan(opened, scan)
+
+    kept = get_scan(opened, scan_id)
+
+    assert kept == replace(scan, scan_id=scan_id)
+    assert (kept.verdict, kept.budget, kept.calibration_id) == (
+        *("flagged", DEFAULT_BUDGET),
+        matcher.calibration.calibration_id,
+    )
+    assert [match.flagged for match in kept.matches] == [True, False]
+
+
+def test_a_run_that_another_was_decided_from_may_go(opened):
+    with opened.writing():
+        columns = "inputs_key, started_at, store_revision, encoder_id, cohort_id, threshold, threshold_source, version"
+        opened.db.execute(f"INSERT INTO runs ({columns}, decided_from) SELECT {columns}, 1 FROM runs")
+        opened.db.execute("DELETE FROM runs WHERE run_id = 1")
+
+    assert opened.rows("SELECT run_id, decided_from FROM runs") == [{"run_id": 2, "decided_from": None}]
+
+
+def test_lookalikes_are_kept_once_and_go_with_either_artist(opened):
+    def note(artist_id: int, other_id: int) -> None:
+        with opened.writing():
+            opened.db.execute("INSERT INTO lookalikes VALUES (?, ?, 'sisters', ?, 'ida')", [artist_id, other_id, OLD])
+
+    note(1, 2)
+    note(2, 5)
+    for twice_or_reversed in ((1, 2), (5, 2), (2, 2)):
+        with pytest.raises(
+            RegistryError, match=r"constraint failed: .*lookalikes|constraint failed: artist_id < other_id"
+        ):
+            note(*twice_or_reversed)
+    erase_artist(opened, "Ada Vale", print)
+
+    assert opened.rows("SELECT artist_id, other_id FROM lookalikes") == [{"artist_id": 2, "other_id": 5}]

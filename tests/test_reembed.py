@@ -432,7 +432,9 @@ def test_a_batch_that_was_stopped_is_not_gone_on_with_by_another_encoder(studio,
     studio.go_over()
 
     matcher = Matcher(store, studio.new, lambda _: None, threshold=THRESHOLD)
-    with pytest.raises(RunMismatch, match=r"has changed since .*\(store_revision, encoder_id, cohort_id, calibration_id\)"):
+    with pytest.raises(
+        RunMismatch, match=r"has changed since .*\(store_revision, encoder_id, cohort_id, calibration_id\)"
+    ):
         open_run(store, matcher, [Path("a.wav")], [item], lambda _: None)
 
 

@@ -360,13 +360,21 @@ def test_levels_and_shares_are_counted_over_the_galleries():
 
 
 @pytest.mark.parametrize(
-    ("n_voices", "sizes", "fitted_size"), [(1, (1,), 1), (12, (1, 3, 10), 10), (100, (1, 3, 10, 30, 100), 100)]
+    ("n_voices", "sizes", "fitted_size"),
+    [
+        (1, (1,), 1),
+        (10, (1, 3, 10), 10),
+        (12, (1, 3, 10, 12), 12),
+        (100, (1, 3, 10, 30, 100), 100),
+        (120, (1, 3, 10, 30, 100, 120), 100),
+    ],
 )
 def test_galleries_are_as_large_as_there_are_voices_for(n_voices, sizes, fitted_size):
+    """The largest is of all of them; the tail is fitted to the largest of up to a hundred."""
     tail = fit_tail(np.random.default_rng(4).normal(0, 1, (200, n_voices)), *alone(200))
 
     assert (tail.sizes, tail.n_voices, len(tail.galleries)) == (sizes, fitted_size, len(sizes))
-    assert tail.galleries[-1] == 1.0
+    assert tail.galleries[sizes.index(fitted_size)] == 1.0 <= tail.galleries[-1]
     for budget in (0.1, 1e-3):
         threshold = threshold_for(tail, budget, 10 * fitted_size)
         assert share_above(tail, threshold, 10 * fitted_size) == pytest.approx(budget / tail.margin, rel=1e-6)
@@ -388,16 +396,15 @@ def test_the_voices_that_galleries_have_first_make_the_tail():
 
 def test_a_track_that_was_heard_again_counts_no_more():
     """Three tracks of everybody that score the same are one, and many tracks of one stranger are that stranger."""
-    rng = np.random.default_rng(6)
-    scores = rng.normal(0, 1, (200, 40))
-    once = fit_tail(scores, *alone(200))
-    rows = np.repeat(np.arange(200), 3)
-    thrice = fit_tail(scores[rows], rows, np.zeros(600, int))
-    of_one = np.concatenate([np.arange(200), np.full(50, 17)])
-    again = fit_tail(scores[of_one], of_one, np.zeros(250, int))
+    scores = np.random.default_rng(6).normal(0, 1, (211, 40))
+    once = fit_tail(scores, *alone(211))
+    rows = np.repeat(np.arange(211), 3)
+    thrice = fit_tail(scores[rows], rows, np.zeros(633, int))
+    of_one = np.concatenate([np.arange(211), np.full(50, 17)])
+    again = fit_tail(scores[of_one], of_one, np.zeros(261, int))
 
     for tail in (thrice, again):
-        assert (tail.n_strangers, tail.n_exceedances) == (200, once.n_exceedances)
+        assert (tail.n_strangers, tail.n_exceedances) == (211, once.n_exceedances)
         assert (tail.scale, tail.shape) == pytest.approx((once.scale, once.shape), rel=1e-6)
         assert tail.levels == pytest.approx(once.levels, abs=1e-4)
         assert tail.shares == pytest.approx(once.shares, abs=1e-4)
@@ -405,16 +412,16 @@ def test_a_track_that_was_heard_again_counts_no_more():
 
 
 def test_strangers_and_what_exceeds_are_counted_by_person_and_condition():
-    """Ten strangers in two conditions; all that exceeds is of three of them, of one in both."""
+    """Ten strangers in two conditions: the fitted part begins at the third of twenty tracks, and two exceed it."""
     scores = np.random.default_rng(7).normal(0, 0.1, (20, 5))
     stranger, condition = np.tile(np.arange(10), 2), np.repeat([0, 1], 10)
-    for row in (0, 1, 2, 10):
-        scores[row] += 5.0
+    for row, height in ((0, 9.0), (10, 8.0), (1, 5.0), (2, 4.0)):
+        scores[row] += height  # the two highest are of one stranger
 
     tail = fit_tail(scores, stranger, condition)
 
-    assert (tail.n_strangers, tail.n_exceedances) == (10, 3)  # 0.15 of twenty tracks is three of the four
-    assert tail.start > 4.0
+    assert (tail.n_strangers, tail.n_exceedances) == (10, 2)
+    assert tail.start == pytest.approx(scores[1].max(), abs=1e-4)
 
 
 def test_tracks_that_abstained_are_never_flagged_and_count_all_the_same():

@@ -17,7 +17,8 @@ THRESHOLD = Threshold(1.65, "made up for tests")
 def matches(*llrs: float) -> list[Match]:
     """Matches as `registry.match` gives them, flagged at `THRESHOLD`; by norm_score they would be the other way."""
     return [
-        Match(k, k, f"artist {k}", 0.5, -llr, llr, None, llr >= THRESHOLD.llr, ()) for k, llr in enumerate(llrs, start=1)
+        Match(k, k, f"artist {k}", 0.5, -llr, llr, None, llr >= THRESHOLD.llr, ())
+        for k, llr in enumerate(llrs, start=1)
     ]
 
 

@@ -132,9 +132,13 @@ def _write_previews(found: list[Preview], output_format: str, details: bool) -> 
     )
     if details and changes:
         click.echo()
-        numbers = {"llr": "+.2f", "threshold": ".3f", "threshold_before": ".3f"}
+        numbers = {"llr": "+.2f", "threshold": ".2f", "threshold_before": ".2f"}
         shown = [
-            {**row, "budget": _percent(row["budget"]), **{k: format(row[k], f) for k, f in numbers.items() if row[k]}}
+            {
+                **row,
+                "budget": _percent(row["budget"]),
+                **{k: format(row[k], f) for k, f in numbers.items() if row[k] is not None},
+            }
             for row in changes
         ]
         write_rows(shown, output_format, change_columns)
@@ -144,7 +148,7 @@ def _for_people(found: Preview, hows: list[str]) -> dict[str, Any]:
     beyond = f"{found.decades_beyond:.1f} powers of ten"
     return {
         "budget": _percent(found.budget),
-        "threshold": f"{found.threshold:.3f}",
+        "threshold": f"{found.threshold:.2f}",
         "flagged": found.n_flagged,
         "come": found.n_come,
         "go": found.n_go,
