@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 from bench_real import Row
 from fit_builtin import PROBES, FoldScores
-from make_trials import build_trials
+from make_trials import NOT_IN_GALLERY, build_trials
 from populations import Population, halves, read_persons, score_population
 from trial_audio import DEFAULT_AUDIO, AudioItem
 from trial_vectors import DEFAULT_CACHE, House, embed_items, shipped_scores
@@ -269,6 +269,22 @@ def budget_rows(calibration: Calibration, chosen: Population, reported: Populati
     return rows
 
 
+def crossed_rows(calibration: Calibration, reported: Population, budget: float = 0.01, n_most: int = 6) -> list[Row]:
+    """Who is flagged as whom with all voices enrolled, by corpus: shares of what is flagged, in percent."""
+    scores, size = reported.llr(calibration.llr), len(reported.voices)
+    threshold = tail.threshold_for(calibration.tail, budget, size)
+    weights = tail.stranger_weights(*reported.codes())
+    best = scores.argmax(axis=1)
+    flagged = np.flatnonzero(scores.max(axis=1) >= threshold)
+    shares: dict[str, float] = {}
+    for track in flagged:
+        who = f"{reported.person[track].split('-')[0]} as {reported.voices[best[track]].split('-')[0]}"
+        shares[who] = shares.get(who, 0.0) + weights[track] / weights[flagged].sum()
+    most = sorted(shares.items(), key=lambda pair: -pair[1])[:n_most]
+    name = f"crossed-{size}@{budget:g}"
+    return [Row(name, who, "share_pct", round(100 * share, 1), None, None, len(flagged)) for who, share in most]
+
+
 def missed_rows(
     calibration: Calibration, fold: FoldScores, tables: dict[str, np.ndarray], sizes: Sequence[int]
 ) -> list[Row]:
@@ -307,6 +323,8 @@ def print_table(rows: Sequence[Row]) -> None:
             over = f"{tracks.low:.2f} to {tracks.high:.2f}"
             line = f"{f'{row.trials} {row.system}':32}{threshold:>10.2f}{interval:>30}{over:>18}"
             print(f"{line}  {n.value:.0f}, {row.n:,} tracks")
+    crossed = ", ".join(f"{row.system} {row.value:.0f} %" for row in rows if row.metric == "share_pct")
+    print(f"\nof what is flagged with all voices and 1 %: {crossed}")
     print("\nmissed, FNIR %")
     for row in rows:
         if row.metric == "fnir_pct":
@@ -367,6 +385,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         sizes = [*SIZES, len(reported.voices)]
         rows += budget_rows(calibration, chosen, reported, sizes)
+        rows += crossed_rows(calibration, reported)
         needed = set(PROBES.values())
         sets = {name: trials for name, trials in build_trials(options.audio, "B").items() if name in needed}
         items = {key: item for trials in sets.values() for key, item in trials.audio_items().items()}
@@ -403,8 +422,16 @@ def heard_strangers(tracks: Sequence[np.ndarray], cohort: scoring.CohortModel) -
 
 
 def person_means(audio_root: Path, fold: str, system: House, cache_dir: Path) -> tuple[np.ndarray, list[str]]:
-    """Mean vector of each voice of a fold, and its group."""
-    everybody = read_persons(audio_root, fold).everybody
+    """Mean vector of each singer and speaker of a fold, and its group.
+
+    Without dev/strangers, of whose corpora the heard strangers are too, and RAVDESS.
+    """
+    persons = read_persons(audio_root, fold)
+    everybody = {
+        name: clips
+        for name, clips in {**persons.speakers, **persons.singers}.items()
+        if clips[0].corpus not in NOT_IN_GALLERY
+    }
     items = {clip.path: AudioItem(clip.path) for clips in everybody.values() for clip in clips}
     kept = embed_items(audio_root, items, system, cache_dir, label=f"voices of fold {fold}")
     means, groups = [], []

@@ -316,8 +316,9 @@ def test_llrs_are_rounded_as_they_are_decided_on_and_abstentions_have_none(audio
 
     llrs = found.llr(LlrModel((0.5, 10.0), -1.0))
 
-    abstaining = (found.person == "libri-71") & (np.char.find(found.condition, "alone") < 0)
-    assert found.abstains.tolist() == abstaining.tolist() and abstaining.sum() == 6
+    # Over music a twentieth of each window is voice: 1 s of 20 s, and of 40 s 2 s, which is enough.
+    abstaining = (found.person == "libri-71") & np.isin(found.condition, ["spoken +6db 20 s", "spoken +0db 20 s"])
+    assert found.abstains.tolist() == abstaining.tolist() and abstaining.sum() == 4
     counted = found.compared & ~abstaining[:, None]
     plain = 0.5 * found.norm + 10.0 * found.accompaniment[:, None] - 1.0
     assert (np.isneginf(llrs) == ~counted).all()
