@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 from bench_real import Row, verification
-from fit_builtin import PROBES, STRANGER_SETS, FoldScores, budget_point, missed_everywhere
+from fit_builtin import PROBES, STRANGER_SETS, FoldScores, budget_point, missed_everywhere, probe_weights
 from make_trials import TrialSet, build_trials
 from trial_audio import DEFAULT_AUDIO
 from trial_vectors import DEFAULT_CACHE, House, embed_items, mean_scores, shipped_scores
@@ -96,12 +96,8 @@ def mixture(fold: Fold, system: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
     for probe, name in PROBES.items():
         scores, persons = search.targets(name, fold.scores[system][name])
         scores, persons = scores[np.isfinite(scores)], persons[np.isfinite(scores)]
-        own = np.ones(len(scores))
-        if probe == "clones":
-            _, person, n_of_person = np.unique(persons, return_inverse=True, return_counts=True)
-            own = 1 / n_of_person[person]
         target.append(scores)
-        weights.append(own / own.sum())
+        weights.append(probe_weights(probe, persons))
     others = [search.single_artists(name, fold.scores[system][name]) for name in STRANGER_SETS]
     other_weights = [np.full(len(scores), 1 / len(scores)) for scores in others]
     return np.concatenate(target), np.concatenate(others), np.concatenate(weights), np.concatenate(other_weights)

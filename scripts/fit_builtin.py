@@ -161,18 +161,21 @@ def missed_everywhere(fold: FoldScores, tables: Mapping[str, Table], threshold: 
     return missed
 
 
+def probe_weights(probe: str, persons: np.ndarray) -> np.ndarray:
+    """How much each track of a probe counts, sum 1: all alike, or with clones the persons imitated alike."""
+    _, person, n_of_person = np.unique(persons, return_inverse=True, return_counts=True)
+    weights: np.ndarray = 1 / n_of_person[person] if probe == "clones" else np.ones(len(persons))
+    return weights / weights.sum()
+
+
 def fit_mixture(fold: FoldScores, measured: Mapping[str, np.ndarray]) -> llr.LlrModel:
     """The llr of every probe against single artists scored with strangers, parts alike, persons imitated alike."""
     target, target_weights = [], []
     for probe, name in PROBES.items():
         pairs = fold.sets[name].pairs()
         own = np.flatnonzero(pairs.is_target & ~fold.abstains[name][pairs.test_index])
-        weights = np.ones(len(own))
-        if probe == "clones":
-            _, person, n_of_person = np.unique(pairs.test_person[own], return_inverse=True, return_counts=True)
-            weights = 1 / n_of_person[person]
         target.append(measured[name][pairs.test_index[own], pairs.enroll_index[own]])
-        target_weights.append(weights / weights.sum())
+        target_weights.append(probe_weights(probe, pairs.test_person[own]))
     nontarget = [fold.single_artists(name, measured[name]) for name in STRANGER_SETS]
     weights = [np.full(len(rows), 1 / len(rows)) for rows in nontarget]
     return llr.fit_llr(
@@ -185,12 +188,8 @@ def found_llrs(fold: FoldScores, tables: Mapping[str, Table]) -> dict[str, list[
     found = {}
     for probe, name in PROBES.items():
         scores, persons = fold.targets(name, tables[name])
-        weights = np.ones(len(scores))
-        if probe == "clones":
-            _, person, n_of_person = np.unique(persons, return_inverse=True, return_counts=True)
-            weights = 1 / n_of_person[person]
         order = np.argsort(scores)
-        ranks = np.cumsum(weights[order]) / weights.sum()
+        ranks = np.cumsum(probe_weights(probe, persons)[order])
         chosen = scores[order][np.searchsorted(ranks, (np.arange(N_RANKS) + 0.5) / N_RANKS)]
         found[probe] = [round(float(x), 2) if np.isfinite(x) else None for x in chosen]
     return found

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from fit_builtin import FOLD, PROBES, STRANGER_SETS, FoldScores, budget_point, missed_everywhere
+from fit_builtin import FOLD, PROBES, STRANGER_SETS, FoldScores, budget_point, missed_everywhere, probe_weights
 from make_trials import TrialSet, build_trials
 from trial_audio import DEFAULT_AUDIO
 from trial_vectors import DEFAULT_CACHE, House, ItemVectors, ShippedScores, embed_items, shipped_scores
@@ -305,11 +305,8 @@ def llr_trials(fold: FoldScores, columns: Mapping[str, Mapping[str, np.ndarray]]
     for probe, name in PROBES.items():
         pairs = fold.sets[name].pairs()
         own = np.flatnonzero(pairs.is_target & ~fold.abstains[name][pairs.test_index])
-        weights = np.ones(len(own))
-        if probe == "clones":
-            _, person, n_of_person = np.unique(pairs.test_person[own], return_inverse=True, return_counts=True)
-            weights = 1 / n_of_person[person]
-        rows.append((name, pairs.test_index[own], pairs.enroll_index[own], True, weights / weights.sum()))
+        weights = probe_weights(probe, pairs.test_person[own])
+        rows.append((name, pairs.test_index[own], pairs.enroll_index[own], True, weights))
     for name in STRANGER_SETS:
         pairs = fold.sets[name].pairs()
         chosen = np.isin(pairs.test_index, fold.stranger_rows(name)) & ~fold.abstains[name][pairs.test_index]

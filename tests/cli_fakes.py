@@ -178,7 +178,17 @@ def use_encoder(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 #: Numbers that have no unit: cosines, standard deviations, log ratios, shares, and whatever a caller counts them
 #: against.
-UNITLESS = {"score", "norm_score", "own_norm_score", "llr", "similar_llr", "threshold", "budget", "vector"}
+UNITLESS = {
+    "score",
+    "norm_score",
+    "own_norm_score",
+    "llr",
+    "similar_llr",
+    "threshold",
+    "budget",
+    "false-flag-budget",
+    "vector",
+}
 
 
 def check_units(value: Any, key: str = "") -> None:

@@ -233,7 +233,9 @@ def test_a_run_is_not_gone_on_with_under_another_calibration_unless_one_chooses(
     stricter = {**batch.encoder.calibration, "tail": fake_tail(THRESHOLD + 1)}
     add_calibration(batch.store, Calibration.from_dict(stricter))
 
-    with pytest.raises(RunMismatch, match=r"changed since it was stopped \(calibration_id, threshold\).*--repin.*--new-run"):
+    with pytest.raises(
+        RunMismatch, match=r"changed since it was stopped \(calibration_id, threshold\).*--repin.*--new-run"
+    ):
         batch.open(song)
 
     repinned = batch.open(song, repin=True)
