@@ -127,7 +127,7 @@ def test_names_are_kept_as_they_are_by_every_command(cli):
     assert all(name in listed[2].stdout for name in names)
     best = [match["artist"] for match in json.loads(queried[0].stdout)[0]["matches"]]
     assert set(best) <= set(names)
-    assert f"1. {best[0]}: norm score" in queried[2].stdout
+    assert f"1. {best[0]}: log10 likelihood ratio " in queried[2].stdout
     assert sorted(named([r for r in json_lines(exported.stdout) if r["type"] == "artist"], "name")) == sorted(names)
 
     for name in names:
