@@ -12,9 +12,12 @@ import numpy as np
 
 from embeddings.model_dir import Cohort
 from registry import audit, rights
+from registry.llr import LlrModel
 from registry.match import write_store_index
 from registry.records import Consent, NewTemplate, Reference
+from registry.scoring import CONSTANTS
 from registry.store import Store, now
+from registry.tail import Tail
 
 DIM = 192
 TEMPLATES = 8
@@ -23,13 +26,21 @@ CHUNK = 500
 
 
 class MadeUpEncoder:
-    """What a registry and a `Matcher` ask of an encoder, with a cohort in random directions; it embeds nothing."""
+    """What a registry and a `Matcher` ask of an encoder, with a cohort in random directions; it embeds nothing.
 
-    encoder_id, source, calibration = "b" * 64, "made up", None
+    Its llr is the norm_score; a threshold is the caller's to give.
+    """
+
+    encoder_id, source = "b" * 64, "made up"
     dim, rate_hz, window_s, hop_s = DIM, 16_000, 4.0, 2.0
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.cohort = Cohort(unit_vectors(rng, 800), np.repeat(np.arange(400), 2), "c" * 64)
+        tail = Tail(1, (0.0, 3.0), (0.5, 0.03), 3.0, 0.5, 0.0, -0.1, 0.1, (1,), (1.0,), 1000, 100)
+        self.calibration = {
+            **{"encoder_id": self.encoder_id, "cohort_id": self.cohort.cohort_id, "source": self.source},
+            **{"scoring": CONSTANTS, "llr": LlrModel((1.0, 0.0), 0.0).as_dict(), "tail": tail.as_dict()},
+        }
 
 
 def unit_vectors(rng: np.random.Generator, n: int) -> np.ndarray:

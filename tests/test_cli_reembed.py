@@ -36,7 +36,7 @@ def test_every_reference_is_made_anew_and_the_registry_goes_over(enrolled, other
     assert result.stderr.splitlines() == [
         f"{enrolled.home}: 4 references are made with {other_model} (bbbbbbbbbbbb), which is the encoder from now on",
         "its calibration: made up for tests",
-        "its scores are on another scale than before: a --threshold that you give by hand has to be found anew",
+        "its scores are on another scale than before; calibrations that were fitted here were for the other encoder",
         "what `enroll` asks of recordings of one voice was measured with the built-in encoder",
     ]
     (query,) = json.loads(enrolled("query", enrolled.sing("new.wav", 1, song=7), "--json").stdout)

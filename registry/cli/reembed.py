@@ -70,7 +70,8 @@ def reembed(
     --leave-out: those references are kept and not matched, `artists show` says that they wait, and this command takes
     them in once their recordings are back.
 
-    Scores of different encoders are not comparable: a threshold that you give by hand has to be found anew.
+    Scores of different encoders are not comparable; each has a calibration of its own, and a registry's own
+    (`likeness calibrate`) belongs to the encoder that it was fitted for.
 
     \b
     Examples:
@@ -192,7 +193,7 @@ def _say_what_else_changes(source: str, calibration: Calibration | None, n_runs:
         note("it has no calibration, so nothing is decided before `likeness calibrate`")
     else:
         note(f"its calibration: {calibration.source}")
-    note("its scores are on another scale than before: a --threshold that you give by hand has to be found anew")
+    note("its scores are on another scale than before; calibrations that were fitted here were for the other encoder")
     if source != HOUSE:
         note("what `enroll` asks of recordings of one voice was measured with the built-in encoder")
     if n_runs:
