@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from registry import intervals, metrics
+from registry import intervals, llr_metrics, metrics
 from registry.calibration import Calibration, Rule, Threshold
 from registry.intervals import Estimate
 from registry.tail import N_GALLERIES, gallery_maxima
@@ -80,8 +80,8 @@ class Targets:
     too_few: str | None
     figures: dict[str, Figure]
     det: metrics.Det | None = None
-    tippett: metrics.Tippett | None = None
-    reliability: metrics.Reliability | None = None
+    tippett: llr_metrics.Tippett | None = None
+    reliability: llr_metrics.Reliability | None = None
 
 
 @dataclass(frozen=True)
@@ -338,7 +338,7 @@ def _targets(scores: TrialScores, llrs: np.ndarray, kind: str, at: np.ndarray) -
             is_target[judged],
             models[judged],
             tracks[judged],
-            metrics={"cllr_min": metrics.cllr_min_of},
+            metrics={"cllr_min": llr_metrics.cllr_min_of},
         ),
     }
     return Targets(
@@ -347,8 +347,8 @@ def _targets(scores: TrialScores, llrs: np.ndarray, kind: str, at: np.ndarray) -
         too_few=None,
         figures={name: _figure(estimate, n_persons, len(at)) for name, estimate in estimates.items()},
         det=metrics.det_points(metrics.roc(values, is_target)),
-        tippett=metrics.tippett(own, other),
-        reliability=metrics.reliability(own, other),
+        tippett=llr_metrics.tippett(own, other),
+        reliability=llr_metrics.reliability(own, other),
     )
 
 

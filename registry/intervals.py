@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from registry.llr_metrics import cllr, llr_costs
 from registry.metrics import (
     FloatArray,
     IntArray,
@@ -23,9 +24,7 @@ from registry.metrics import (
     checked_scores,
     checked_share,
     checked_weights,
-    cllr,
     eer,
-    llr_costs,
     min_dcf,
     roc,
 )
@@ -229,7 +228,7 @@ def bootstrap_cllr(
     level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
-    """`registry.metrics.cllr` with an interval from resampling persons, drawn as `bootstrap_verification` draws them.
+    """`registry.llr_metrics.cllr` with an interval from resampling persons, drawn as by `bootstrap_verification`.
 
     Parameters
     ----------

@@ -39,8 +39,8 @@ from trial_vectors import DEFAULT_CACHE, House, embed_items, mean_scores, shippe
 
 from embeddings.model_dir import HOUSE
 from registry import intervals, llr, scoring
+from registry.llr_metrics import cllr, cllr_min
 from registry.match import encoder_calibration
-from registry.metrics import cllr, cllr_min
 
 SYSTEMS = ("raw", "pooled", "as-norm", "calibrated")
 #: Name in the table -> set of trials.

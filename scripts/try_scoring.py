@@ -35,7 +35,7 @@ from trial_vectors import DEFAULT_CACHE, House, ItemVectors, ShippedScores, embe
 
 from embeddings.model_dir import HOUSE
 from registry import condense, metrics, scoring
-from registry.metrics import cllr
+from registry.llr_metrics import cllr
 
 #: Share of strangers' tracks that may be flagged.
 FPIR = 0.03

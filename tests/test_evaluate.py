@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from registry import metrics
+from registry import llr_metrics, metrics
 from registry.calibration import Rule
 from registry.evaluate import BUDGETS, CLONES, GENUINE, NEW_SOURCE, SIZES, FalseFlag, PersonRow, evaluate
 from registry.evaluation_report import FIGURE_COLUMNS, evaluation_text, figure_rows, figure_text
@@ -59,8 +59,8 @@ def test_figures_whatever_the_threshold_are_those_of_the_trials(scores, found, k
             "eer": metrics.eer(curve),
             "auc": metrics.auc(curve),
             "min_dcf": metrics.min_dcf(curve, 0.01),
-            "cllr": metrics.cllr(own, others),
-            "cllr_min": metrics.cllr_min(own, others),
+            "cllr": llr_metrics.cllr(own, others),
+            "cllr_min": llr_metrics.cllr_min(own, others),
         }
     )
     n_tracks = 36 if kind == GENUINE else 24
@@ -135,7 +135,7 @@ def test_abstentions_are_missed_and_left_out_of_the_cost_of_llrs():
     assert after.budgets[0].fnir[GENUINE].value >= 1 / 3 > before.budgets[0].fnir[GENUINE].value
     assert targets.figures["eer"].value > 0.3
     own, others = trials(judged)
-    assert targets.figures["cllr"].value == pytest.approx(metrics.cllr(own, others))
+    assert targets.figures["cllr"].value == pytest.approx(llr_metrics.cllr(own, others))
     assert targets.tippett.targets[0] == pytest.approx(2 / 3)
 
 
