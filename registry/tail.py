@@ -102,6 +102,8 @@ class Tail:
             raise ValueError("a number of the tail is not finite, or its scale not above 0")
         if len(tail.levels) != len(tail.shares) or len(tail.levels) < 2 or min(tail.shares) <= 0:
             raise ValueError("levels and shares of the tail do not fit together")
+        if np.any(np.diff(tail.levels) <= 0) or np.any(np.diff(tail.shares) > 0) or tail.n_strangers < 1:
+            raise ValueError("levels of the tail must rise, shares fall, and there must be strangers")
         if len(tail.sizes) != len(tail.galleries) or not tail.sizes or min(tail.galleries) <= 0:
             raise ValueError("sizes and galleries of the tail do not fit together")
         if tail.margin < 1:
@@ -354,7 +356,7 @@ def _galleries(
     """How many independent galleries of the fitted size each size counts as.
 
     Of n independent galleries the share that stays below a score is the n-th power of that of one: the ratio of the
-    logarithms of the shares, averaged over the scores of the upper counted half.
+    logarithms of the shares, summed over the scores of the upper counted half.
     """
 
     def log_below(found: np.ndarray) -> np.ndarray:
@@ -363,5 +365,6 @@ def _galleries(
         return logs
 
     base = log_below(maxima[fitted_size])
-    galleries = np.array([np.exp(np.mean(np.log(log_below(found) / base))) for found in maxima.values()])
+    # A ratio of sums: of single voices hardly any score as high, and a mean of ratios would follow the empty counts.
+    galleries = np.array([log_below(found).sum() / base.sum() for found in maxima.values()])
     return tuple(float(x) for x in np.maximum.accumulate(galleries))

@@ -51,7 +51,7 @@ from trial_vectors import (
 from embeddings.model_dir import CALIBRATION, CARD, COHORT, HOUSE_DIR, Cohort, load_cohort, model_digest, write_sums
 from embeddings.selftest import write_golden
 from registry import llr, metrics, scoring, tail
-from registry.calibration import DEFAULT_BUDGET, Calibration
+from registry.calibration import DEFAULT_BUDGET, LEAST_LLR, Calibration
 from registry.condense import MAX_TEMPLATES, condense_windows
 from registry.tail import Tail
 
@@ -447,7 +447,8 @@ def thresholds_table(strangers: Tail) -> list[str]:
         cells = []
         for budget in BUDGETS_FPIR:
             beyond = tail.decades_beyond(strangers, budget, n)
-            cells.append(f"{tail.threshold_for(strangers, budget, n):.2f}" + (f" (+{beyond:.1f})" if beyond else ""))
+            threshold = max(LEAST_LLR, tail.threshold_for(strangers, budget, n))
+            cells.append(f"{threshold:.2f}" + (f" (+{beyond:.1f})" if beyond >= 0.05 else ""))
         rows.append([f"{n:,}", *cells])
     return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
 
