@@ -36,10 +36,12 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; m
   padding: 0 1rem; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
-th, td { text-align: left; padding: 0.25rem 0.8rem; border-bottom: 1px solid #ccc; vertical-align: top; }
+th, td { text-align: left; padding: 0.25rem 0.8rem; border-bottom: 1px solid #ccc; vertical-align: top;
+  min-width: 3.5rem; }
 td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1.5rem; }
-figure { margin: 0; } figure svg { width: 100%; height: auto; } figcaption, .note { color: #444; font-size: 0.9rem; }
+figure { margin: 0; } figure svg { width: 100%; max-width: 34rem; height: auto; }
+figcaption, .note { color: #444; font-size: 0.9rem; }
 """
 
 
