@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 #: Windows averaged into one stretch (16 s of unbroken voice): the average steadies windows with music in them, and the
-#: best stretch finds a voice that is in a part of the track only. README, "What each step gives", has what was compared.
+#: best stretch finds a voice that is in a part of the track only. What was compared: README, "What each step gives".
 STRETCH_WINDOWS = 8
 
 #: Seconds of a track that are scored as a whole: a song. Longer tracks, such as mixes of many songs, are scored in
