@@ -65,12 +65,19 @@ class Calibration:
         missing = sorted({"encoder_id", "cohort_id", "scoring", "llr", "tail", "source"} - set(content))
         if missing:
             raise ValueError(f"it has no {', '.join(missing)}")
+        if not all(isinstance(content.get(name, {}), Mapping) for name in ("scoring", "llr", "found")):
+            raise ValueError("scoring, llr and found are not objects")
         try:
             tail = Tail.from_dict(content["tail"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"its tail is not one: {error}") from error
-        if not all(isinstance(content.get(name, {}), Mapping) for name in ("scoring", "llr", "found")):
-            raise ValueError("scoring, llr and found are not objects")
+        try:
+            found = {
+                str(how): tuple(-math.inf if llr is None else float(llr) for llr in llrs)
+                for how, llrs in content.get("found", {}).items()
+            }
+        except TypeError as error:
+            raise ValueError(f"what it found is not lists of numbers: {error}") from error
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return cls(
             calibration_id=hashlib.sha256(text.encode()).hexdigest(),
@@ -80,10 +87,7 @@ class Calibration:
             llr=LlrModel.from_dict(content["llr"]),
             tail=tail,
             source=str(content["source"]),
-            found={
-                str(how): tuple(-math.inf if llr is None else float(llr) for llr in llrs)
-                for how, llrs in content.get("found", {}).items()
-            },
+            found=found,
             content=dict(content),
         )
 
@@ -192,7 +196,7 @@ class Rule:
         source = f"false-flag budget {100 * self._budget:g} % over {self._n_artists} artists"
         if n_sections > 1:
             source += f", shared by {n_sections} sections"
-        if beyond > SAID_BEYOND:
+        if round(beyond, 2) > SAID_BEYOND:  # as `Threshold.is_extrapolated` has it
             source += f"; threshold extrapolated {beyond:.1f} powers of ten beyond {tail.n_strangers} strangers"
         # Up to the hundredth: llrs are reported and compared in hundredths, and none may look equal to it and be below.
         llr = math.ceil(100 * llr - 1e-6) / 100

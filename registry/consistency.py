@@ -63,10 +63,10 @@ MAX_PASSES = 50
 def own_norm_scores(references: Sequence[np.ndarray], cohort: scoring.CohortModel) -> np.ndarray:
     """Score each reference of an artist, averaged, against templates of the artist's other references.
 
-    With `reference_floors`, of honest third references 2.7 % are refused where long and 2.0 % where short (at 4 and 6
-    references up to 1.6 %); of those spoken among sung ones or the reverse, 62 and 23 %. Of foreign third references
-    77 and 60 % are refused where they are of the same corpus, 35 and 23 % where also of the same kind of voice (high
-    or low), 93 and 84 % where of another corpus. Beside a foreign one, an honest one is refused too in 10 %: the one
+    With `reference_floors`, of honest third references 2.5 % are refused where long and 1.7 % where short (at 4 and 6
+    references up to 1.7 %); of those spoken among sung ones or the reverse, 47 and 20 %. Of foreign third references
+    73 and 52 % are refused where they are of the same corpus, 38 and 23 % where also of the same kind of voice (high
+    or low), 94 and 75 % where of another corpus. Beside a foreign one, an honest one is refused too in 9 %: the one
     offered last is not always the wrong one.
 
     Parameters
@@ -156,10 +156,10 @@ def find_second_voice(
     The windows are divided in two by spherical 2-means. Those that overlap one of the other part may hold both voices
     and are left out (averaging neighbours first did no better). The smaller part is then scored against the larger.
 
-    Of honest recordings of 24 to 90 s in one style 0.8 % are refused, of those both sung and spoken 14 %, of 12 with
-    accompaniment 2. Of recordings of two persons of one corpus 61 % are refused where they share 40 s half and half,
-    60 % where they alternate every 10 s, 56 % where the second has the last 10 s of 50 and 41 % where 10 s in the
-    middle, 71 % where the last 15 s of 105; half and half, 29 % where they also are of the same kind of voice, 89 %
+    Of honest recordings of 24 to 90 s in one style 1.0 % are refused, of those both sung and spoken 7 %, of 12 with
+    accompaniment 1. Of recordings of two persons of one corpus 65 % are refused where they share 40 s half and half,
+    59 % where they alternate every 10 s, 44 % where the second has the last 10 s of 50 and 32 % where 10 s in the
+    middle, 64 % where the last 15 s of 105; half and half, 29 % where they also are of the same kind of voice, 86 %
     where of different corpora. People who sing together all the time were not tried.
 
     Parameters

@@ -22,7 +22,7 @@ import numpy as np
 MEASURES = ("norm_score", "accompaniment")
 
 #: Prior of the artist's voice that the fit is for: a threshold lies where a likelihood ratio of about 50 is needed, and
-#: at a prior of one half the fit would follow scores far below it. On fold A it costs 0.01 of Cllr and finds more.
+#: at a prior of one half the fit would follow scores far below it.
 PRIOR = 0.02
 
 _RIDGE = 1e-3  # of the mean loss, on standardised columns

@@ -19,8 +19,8 @@ STRETCH_WINDOWS = 8
 #: sections that share the false-flag budget.
 SECTION_S = 300.0
 
-#: Persons of the cohort, the most similar ones, that a score is centred on: all of the built-in cohort's. Fewer did
-#: worse on fold A, as the table of `scripts/fit_builtin.py` shows.
+#: Persons of the cohort, the most similar ones, that a score is centred on: all of the built-in cohort's. With fewer
+#: fold A shows no clear difference, in the table of `scripts/fit_builtin.py`.
 COHORT_TOP = 150
 
 #: A cohort person this much above the cohort's mean (in its standard deviations) for an artist may be the artist, or a
@@ -242,9 +242,8 @@ def accompaniment(windows: np.ndarray, cohort: CohortModel) -> float:
     Returns
     -------
     float
-        Mean cosine with the cohort's rows over music less that with its others. About 0.005 for clean singing, 0.02 at
-        6 dB of voice over music and 0.03 at 0 dB, with the built-in encoder and cohort (medians of fold A); 0 where
-        the cohort does not say which rows are over music.
+        Mean cosine with the cohort's rows over music less that with its others, which rises with the music; 0 where the
+        cohort does not say which rows are over music.
     """
     return float(_unit(windows.mean(axis=0)[None])[0] @ cohort.towards_music)
 

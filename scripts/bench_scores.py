@@ -26,7 +26,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = encoder_calibration(encoder).llr
         chosen, reported = (score_fold(options, fold, encoder, model) for fold in ("A", "B"))
         for system in SYSTEMS:
+            # Fold A chose; its mean stands beside for what the choice was made by.
+            rows += [replace(row, trials=f"fold A, {row.trials}") for row in search_rows(chosen, system)[-1:]]
             line = (1.0, 0.0) if system == "calibrated" else straight_line(chosen, system)
             rows += group_rows(reported, system, line, N_RESAMPLES)
             rows += search_rows(reported, system)

@@ -15,6 +15,10 @@ and templates, less the logarithm of their number.
 
 Lower table: what is weighed beside norm_score, by the fit of `registry.llr` and its Cllr on persons left out (log2;
 clones a fifth of the targets), and FNIR at FPIR 1 % of the sets of trials as in `scripts/fit_builtin.py`.
+
+Last, whether the cohort tells which artists attract strangers, who would need a threshold of their own: correlation
+over the enrolled singers of what the cohort scores with an artist and of the share of strangers' clips singing that
+have an llr of at least `ATTRACTED_LLR` with that artist.
 """
 
 from __future__ import annotations
@@ -26,12 +30,22 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from fit_builtin import FOLD, PROBES, STRANGER_SETS, FoldScores, budget_point, missed_everywhere, probe_weights
+from fit_builtin import (
+    FOLD,
+    PROBES,
+    STRANGER_SETS,
+    FoldScores,
+    budget_point,
+    fit_mixture,
+    missed_everywhere,
+    probe_weights,
+)
 from make_trials import TrialSet, build_trials
 from trial_audio import DEFAULT_AUDIO
-from trial_vectors import DEFAULT_CACHE, House, ItemVectors, ShippedScores, embed_items, shipped_scores
+from trial_vectors import DEFAULT_CACHE, House, ItemVectors, ShippedScores, embed_items, enroll_models, shipped_scores
 
 from embeddings.model_dir import HOUSE
 from registry import condense, metrics, scoring
@@ -46,6 +60,7 @@ VOICE_SHARES = (1.0, 0.5, 0.3, 0.15)
 TEMPLATES = (1, 2, 4, 8)
 HOP_S = 2.0
 SEED = 1
+ATTRACTED_LLR = 1.0
 
 Pool = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -339,13 +354,13 @@ def fit_columns(trials: LlrTrials, names: Sequence[str], rows: np.ndarray) -> tu
 
 def measure_measures(
     fold: FoldScores, columns: Mapping[str, Mapping[str, np.ndarray]], n_parts: int = 5
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """Rows of the lower table."""
     trials = llr_trials(fold, columns)
     everybody = np.unique(trials.persons)
     part = dict(zip(everybody, np.random.default_rng(SEED).integers(n_parts, size=len(everybody)), strict=True))
     parts = np.vectorize(part.get)(trials.persons)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for names in MEASURE_SETS:
         design = np.stack([trials.columns[name] for name in names], axis=1)
         llrs, times = np.zeros(len(design)), np.zeros(len(design))
@@ -367,16 +382,42 @@ def measure_measures(
     return rows
 
 
+# --- artists who attract strangers ------------------------------------------------------------------------------------
+
+
+def measure_attraction(
+    fold: FoldScores,
+    shipped: Mapping[str, ShippedScores],
+    vectors: Mapping[str, ItemVectors],
+    cohort: scoring.CohortModel,
+) -> dict[str, float]:
+    """Correlations of what the cohort scores with each artist with the share of strangers taken for that artist."""
+    name = "strangers-sung"
+    trials = fold.sets[name]
+    pairs, gallery = trials.pairs(), enroll_models(trials, vectors)
+    llrs = shipped[name].llr(fit_mixture(fold, {key: scores.measured for key, scores in shipped.items()}))
+    rows = np.isin(pairs.test_index, fold.stranger_rows(name)) & ~fold.abstains[name][pairs.test_index]
+    tests, models = pairs.test_index[rows], pairs.enroll_index[rows]
+    attracted = np.bincount(models, llrs[tests, models] >= ATTRACTED_LLR, len(trials.models)) / np.bincount(models)
+    persons = [
+        scoring.pool_scores(rows / np.linalg.norm(rows), gallery.vectors, gallery.starts)
+        for rows in (group.mean(axis=0, keepdims=True) for group in np.split(cohort.vectors, cohort.starts[1:]))
+    ]
+    above = np.sort(np.stack(persons), axis=0) - np.mean(persons, axis=0)
+    measures = {"ten highest above the mean": above[-10:].mean(axis=0), "spread": above.std(axis=0)}
+    return {what: round(float(np.corrcoef(values, attracted)[0, 1]), 2) for what, values in measures.items()}
+
+
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
-def print_poolings(rows: Sequence[Mapping[str, object]]) -> None:
+def print_poolings(rows: Sequence[Mapping[str, Any]]) -> None:
     head = f"{'% of tracks; threshold at FPIR ' + format(FPIR, '.0%'):36}"
     head += f"{'flagged, 10 s to 1 h':^36}{'1 2 4 8 templates':^26}"
     print(head + "".join(f"{f'found, voice in {share:.0%}':^22}" for share in VOICE_SHARES))
     for row in rows:
         parts = [row["by_length"], row["by_templates"], *(row[f"found_{share:g}"] for share in VOICE_SHARES)]
-        cells = "  ".join("".join(f"{value:6.1f}" for value in part) for part in parts)  # type: ignore[attr-defined]
+        cells = "  ".join("".join(f"{value:6.1f}" for value in part) for part in parts)
         print(f"{row['pooling']:36}{cells}")
 
 
@@ -413,13 +454,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fold = FoldScores(sets, {name: scores.abstains for name, scores in shipped.items()})
     columns = {name: quality_columns(sets[name], vectors, scores) for name, scores in shipped.items()}
     measured = measure_measures(fold, columns)
+    attraction = measure_attraction(fold, shipped, vectors, cohort)
     print_poolings(rows)
     print(f"\n{'weighed':86}{'Cllr':>8}" + "".join(f"{probe:>8}" for probe in PROBES) + "  FNIR % at FPIR 1 %")
     for row in measured:
-        missed = "".join(f"{x:8.1f}" for x in row["fnir_pct"].values())  # type: ignore[attr-defined]
+        missed = "".join(f"{x:8.1f}" for x in row["fnir_pct"].values())
         print(f"{row['measures']:86}{row['cllr']:8.3f}{missed}")
+    told = ", ".join(f"{what} {value:+.2f}" for what, value in attraction.items())
+    print(f"\nartists who attract strangers, correlation with what the cohort scores: {told}")
     if options.json:
-        found = {"poolings": rows, "measures": measured}
+        found = {"poolings": rows, "measures": measured, "attraction": attraction}
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
 
