@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import re
@@ -16,7 +17,7 @@ import pytest
 
 from registry.calibration import Calibration
 from registry.calibrations import add_calibration
-from tests.cli_fakes import REPO, THRESHOLD, Cli, use_encoder
+from tests.cli_fakes import REPO, THRESHOLD, Cli, json_lines, use_encoder
 
 pytest_plugins = ["tests.cli_fixtures"]
 
@@ -274,3 +275,82 @@ def test_scores_of_another_calibration_are_refused(examined):
 
     assert (result.exit_code, result.stdout) == (1, "")
     assert re.search(r"run 1: its likelihood ratios are of calibration \w{12}, in force is \w{12}; exam", result.stderr)
+
+
+# -- the outcomes of what was decided ----------------------------------------------------------------------------------
+
+
+def test_the_outcomes_are_those_that_a_batch_with_that_budget_writes(examined, tmp_path):
+    decided, batch = tmp_path / "decided.jsonl", tmp_path / "batch.jsonl"
+    decided.write_text("of another day\n", encoding="ascii")
+
+    result = examined("decide", "--run", "1", "--budget", SMALL, "--output", decided)
+
+    examined("batch", examined.folder / "in", "--workers", "1", "--budget", SMALL, "--output", batch)
+    lines, expected = json_lines(decided.read_text()), json_lines(batch.read_text())
+    assert (result.exit_code, result.stdout.split()[:3]) == (0, ["outcome", "before", "after"])
+    assert [line["outcome"] for line in lines] == ["clear", "clear", "clear", "failed"]
+    assert {line["scan"]["run_id"] for line in lines[:3]} == {2}
+    own = ("scan_id", "run_id", "scanned_at")
+    for line in lines + expected:
+        line["scan"] = line["scan"] and {name: value for name, value in line["scan"].items() if name not in own}
+    assert lines == sorted(expected, key=lambda line: line["position"])
+    assert examined.rows("SELECT path, run_id FROM reports ORDER BY run_id") == [
+        {"path": str(decided), "run_id": 2},
+        {"path": str(batch), "run_id": 3},
+    ]
+
+
+def test_an_artist_who_is_removed_is_taken_out_of_the_outcomes(examined, tmp_path):
+    output = tmp_path / "decided.jsonl"
+    examined("decide", "--run", "1", "--budget", SMALL, "--output", output)
+    assert '"artist": "Ada"' in output.read_text()
+
+    result = examined("artists", "remove", "Ada", "--yes")
+
+    assert (result.exit_code, json.loads(result.stdout)["pending"]) == (0, [])
+    assert [line["scan"] and len(line["scan"]["matches"]) for line in json_lines(output.read_text())] == [1, 1, 1, None]
+    assert '"artist": "Ada"' not in output.read_text()
+
+
+@pytest.mark.parametrize("before", [None, "of another day\n"])
+def test_what_is_refused_leaves_the_output_as_it_was(examined, tmp_path, before):
+    output = tmp_path / "decided.jsonl"
+    if before is not None:
+        output.write_text(before, encoding="ascii")
+
+    result = examined("decide", "--run", "9", "--budget", "1%", "--output", output)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert (output.read_text() if output.exists() else None) == before
+    assert examined.rows("SELECT * FROM reports") == []
+
+
+def test_where_the_output_cannot_be_written_nothing_is_decided(examined, tmp_path):
+    taken = tmp_path / "taken.jsonl"
+    taken.write_text("of a batch\n", encoding="ascii")
+    command = ["decide", "--run", "1", "--budget", "1%", "--output"]
+
+    nowhere = examined(*command, tmp_path / "no" / "o.jsonl")
+    too_long = examined(*command, tmp_path / ("o" * 300))
+    with taken.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        locked = examined(*command, taken)
+
+    assert (nowhere.exit_code, too_long.exit_code, locked.exit_code) == (2, 1, 1)
+    assert "is not there" in nowhere.stderr
+    assert too_long.stderr.endswith("cannot be written (File name too long); nothing was examined or decided\n")
+    assert locked.stderr == f"Error: {taken}: another process writes to it; give this one another --output\n"
+    assert taken.read_text() == "of a batch\n"
+    assert examined.rows("SELECT run_id FROM runs") == [{"run_id": 1}]
+
+
+def test_a_disk_that_is_full_is_said_after_what_was_decided(examined):
+    """`/dev/full` takes nothing."""
+    result = examined("decide", "--run", "1", "--budget", SMALL, "--output", "/dev/full")
+
+    decided, error = result.stderr.splitlines()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert decided.startswith("run 2: run 1 decided again")
+    assert error == "Error: /dev/full: cannot be written (No space left on device); free some space"
+    assert examined.rows("SELECT path FROM reports") == []

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
-import stat
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +21,7 @@ from registry.cli.common import (
     threshold_choice,
     threshold_options,
 )
+from registry.cli.outcomes import outcome_file, write_done
 
 if TYPE_CHECKING:
     from embeddings.workers import EncoderProcess
@@ -140,8 +137,7 @@ def _examine(store: Store, pipeline: Pipeline, run: Run, output_path: Path | Non
     """Do what is left of a run; write each outcome, and with `output_path` also those that the run has already."""
     from registry.batch import outcome_line
     from registry.owner import owner_text
-    from registry.runs import add_report, lease_owners, run_outcomes, run_tracks
-    from registry.scans import get_scan
+    from registry.runs import lease_owners, run_outcomes
 
     n_done = run_outcomes(store, run.run_id)
     n_todo = n_done.pop("open", 0)
@@ -149,7 +145,7 @@ def _examine(store: Store, pipeline: Pipeline, run: Run, output_path: Path | Non
         note(f"run {run.run_id}: going on, {sum(n_done.values())} tracks are done and {n_todo} are left")
     # Where the results themselves run over the terminal, a bar between them only gets in their way.
     hidden = output_path is None and sys.stdout.isatty()
-    with _outcomes(output_path) as write, progress_bar("tracks", hidden=hidden) as progress:
+    with outcome_file(output_path) as write, progress_bar("tracks", hidden=hidden) as progress:
         task = progress.add_task(f"run {run.run_id}", total=n_todo, note="")
 
         def report(item: dict[str, Any], scan: Scan | None) -> None:
@@ -159,10 +155,8 @@ def _examine(store: Store, pipeline: Pipeline, run: Run, output_path: Path | Non
             progress.update(task, note="" if speed is None else _rate(speed))
 
         try:
-            if output_path is not None and output_path.is_file():  # not a pipe or a terminal
-                add_report(store, run.run_id, output_path)
-            for item in run_tracks(store, run.run_id, done=True) if output_path is not None else ():
-                write(outcome_line(item, None if item["scan_id"] is None else get_scan(store, item["scan_id"])))
+            if output_path is not None:
+                write_done(store, run.run_id, output_path, write)
             n_left = pipeline.run(run, report)
         except BaseException:
             _summarise(store, run)
@@ -175,52 +169,6 @@ def _examine(store: Store, pipeline: Pipeline, run: Run, output_path: Path | Non
 
 def _rate(per_s: float) -> str:
     return f"({per_s:.1f} a second)" if per_s >= 1 else f"({60 * per_s:.1f} a minute)"
-
-
-@contextmanager
-def _outcomes(path: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """What writes one outcome to the file, or to stdout, at once."""
-    from registry.errors import RegistryError
-
-    def to_stdout(line: dict[str, Any]) -> None:
-        click.echo(json.dumps(line))
-
-    if path is None:
-        yield to_stdout
-        return
-
-    def to_file(line: dict[str, Any]) -> None:
-        try:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-        except OSError as error:
-            with suppress(OSError):  # closing tries to write the rest once more
-                file.close()
-            raise RegistryError(f"{path}: cannot be written ({error.strerror}); free some space") from error
-
-    try:
-        descriptor = _open_alone(path)
-    except BlockingIOError as error:
-        raise RegistryError(f"{path}: another process writes to it; give this one another --output") from error
-    except OSError as error:
-        raise RegistryError(f"{path}: cannot be written ({error.strerror}); nothing was examined") from error
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        yield to_file
-
-
-def _open_alone(path: Path) -> int:
-    """Open a file for writing, emptied; raises `BlockingIOError`, and leaves it as it was, if another batch has it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise
-    except OSError:  # a file system without locks
-        pass
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.truncate(descriptor, 0)
-    return descriptor
 
 
 def _summarise(store: Store, run: Run) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 from registry.cli.common import (
     accept_extrapolation_option,
     as_option,
+    check_folder,
     format_option,
     home_option,
     note,
@@ -19,6 +21,7 @@ from registry.cli.common import (
     read_budget,
     write_rows,
 )
+from registry.cli.outcomes import outcome_file, write_done
 
 if TYPE_CHECKING:
     from registry.calibration import Calibration
@@ -173,10 +176,19 @@ def _percent(share: float) -> str:
     help="Share of tracks without an enrolled voice that may be flagged, such as 0.01 or 1%.",
 )
 @accept_extrapolation_option
+@click.option(
+    "--output",
+    "output_path",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    callback=check_folder,
+    help="Write the outcomes of the new run to this file, one JSON line per track, as `likeness batch` does.",
+)
 @home_option
 @format_option
 @as_option
-def decide(run_id: int, share: float, accept_extrapolation: bool, home: Path, output_format: str) -> None:
+def decide(
+    run_id: int, share: float, accept_extrapolation: bool, output_path: Path | None, home: Path, output_format: str
+) -> None:
     """Decide a finished run again with another false-flag budget, from its kept scores; reads no audio.
 
     The outcome is a new run over the same tracks; the old one stays as it was. Tracks that abstained or failed stay so,
@@ -186,19 +198,28 @@ def decide(run_id: int, share: float, accept_extrapolation: bool, home: Path, ou
     \b
     Examples:
       likeness decide --run 12 --budget 1%
+      likeness decide --run 12 --budget 1% --output outcomes.jsonl
       likeness decide --run 12 --budget 1e-3 --accept-extrapolation --json
     """
     from registry import audit
     from registry.redecide import decide_run
 
-    with open_registry(home) as store:
-        found = decide_run(store, run_id, _in_force(store), share, note, accept_extrapolation=accept_extrapolation)
+    is_new = output_path is not None and not os.path.lexists(output_path)
+    with open_registry(home) as store, outcome_file(output_path) as write:
+        try:
+            found = decide_run(store, run_id, _in_force(store), share, note, accept_extrapolation=accept_extrapolation)
+        except BaseException:
+            if output_path is not None and is_new:  # nothing is left of what was refused
+                output_path.unlink(missing_ok=True)
+            raise
+        note(
+            f"run {found.run_id}: run {found.decided_from} decided again with a budget of {_percent(share)}; "
+            f"{found.came} flags come, {found.went} go; threshold {found.threshold:.2f}"
+        )
+        if output_path is not None:
+            write_done(store, found.run_id, output_path, write)
         head = audit.head_of(store)
     _write_decided(found, output_format)
-    note(
-        f"run {found.run_id}: run {found.decided_from} decided again with a budget of {_percent(share)}; "
-        f"{found.came} flags come, {found.went} go; threshold {found.threshold:.2f}"
-    )
     note(f"audit head {head.seq} {head.hash}")
 
 
