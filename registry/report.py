@@ -64,8 +64,8 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
 
 
-def scan_text(scan: Scan | Unusable) -> str:
-    """A scan with its evidence, as text for a person who will listen."""
+def scan_text(scan: Scan | Unusable, *, dated: bool = False) -> str:
+    """A scan with its evidence, as text for a person who will listen; with `dated` also when it was made, by what."""
     if isinstance(scan, Unusable):
         return f"FAILED  {printable(scan.path)}\n  {printable(scan.reason)}"
     lines = [
@@ -73,6 +73,8 @@ def scan_text(scan: Scan | Unusable) -> str:
         f"  {printable(scan.reason)}",
         f"  {scan.voiced_s:.1f} s of voice in {scan.duration_s:.1f} s; {scan.n_artists} artists matched",
     ]
+    if dated:
+        lines.append(f"  scanned {scan.scanned_at}, {'by a query' if scan.run_id is None else f'run {scan.run_id}'}")
     for match in scan.matches:
         lines += _match_lines(match)
     lines += _lookalike_lines(scan.matches)

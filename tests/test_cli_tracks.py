@@ -31,6 +31,9 @@ def test_show_gives_every_examination_of_a_track_oldest_first(enrolled):
     assert json_lines(enrolled("tracks", "show", track, "--format", "jsonl").stdout) == scans
     text = enrolled("tracks", "show", track).stdout
     assert [line.split()[0] for line in text.splitlines() if line.endswith("t.wav")] == ["FLAGGED", "CLEAR", "FLAGGED"]
+    assert [line for line in text.splitlines() if "scanned" in line] == [
+        f"  scanned {scan['scanned_at']}, {by}" for scan, by in zip(scans, ["by a query"] * 2 + ["run 1"], strict=True)
+    ]
 
 
 def test_a_track_is_found_by_its_content_whatever_it_was_called(enrolled):

@@ -52,6 +52,16 @@ def test_a_flagged_scan_shows_what_a_person_needs_to_check_it_by_ear():
     )
 
 
+@pytest.mark.parametrize(("run_id", "by"), [(None, "by a query"), (3, "run 3")])
+def test_a_scan_on_record_says_when_it_was_made_and_by_what(run_id, by):
+    scan = replace(SCAN, run_id=run_id)
+
+    lines = scan_text(scan, dated=True).splitlines()
+
+    assert lines.pop(3) == f"  scanned 2026-01-02T03:04:05Z, {by}"
+    assert "\n".join(lines) == scan_text(scan)
+
+
 def test_a_scan_whose_flagged_artist_was_removed_says_so_and_points_at_nothing():
     text = scan_text(replace(SCAN, matches=SCAN.matches[1:]))
 

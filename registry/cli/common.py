@@ -242,8 +242,11 @@ def write_rows(rows: Sequence[dict[str, Any]], output_format: str, columns: Sequ
         click.echo(table)
 
 
-def write_scans(scans: Sequence[Scan | Unusable], output_format: str) -> None:
-    """Write scans to stdout: with their evidence for a person, one row each as CSV, or whole as JSON."""
+def write_scans(scans: Sequence[Scan | Unusable], output_format: str, *, dated: bool = False) -> None:
+    """Write scans to stdout: with their evidence for a person, one row each as CSV, or whole as JSON.
+
+    With `dated` a person is also told when each was made, and by what; CSV and JSON always say it.
+    """
     from registry.report import SCAN_COLUMNS, scan_row, scan_text
 
     if output_format == "csv":
@@ -251,7 +254,7 @@ def write_scans(scans: Sequence[Scan | Unusable], output_format: str) -> None:
     elif output_format != "table":
         write_rows([scan.as_dict() for scan in scans], output_format, [])
     elif scans:
-        click.echo("\n\n".join(scan_text(scan) for scan in scans))
+        click.echo("\n\n".join(scan_text(scan, dated=dated) for scan in scans))
 
 
 def as_option(command: Command) -> Command:

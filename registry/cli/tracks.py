@@ -30,7 +30,10 @@ def tracks() -> None:
 @home_option
 @format_option
 def show(track: str, home: Path, output_format: str) -> None:
-    """Show every examination of TRACK, oldest first: a path as it was given, or the beginning of a content_id.
+    """Show every examination of TRACK, oldest first: when it was, by a query or in which run, and what was found.
+
+    TRACK is a path as it was given, or the beginning of a content_id. What `likeness decide` decided again is of the
+    time when the track was heard.
 
     \b
     Example:
@@ -41,7 +44,7 @@ def show(track: str, home: Path, output_format: str) -> None:
 
     with open_registry(home) as store:
         scans = list(find_scans(store, track=path_text(path_of(track))))
-    write_scans(scans, output_format)
+    write_scans(scans, output_format, dated=True)
 
 
 @tracks.command()
