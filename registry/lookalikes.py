@@ -70,20 +70,24 @@ def remove_lookalike(store: Store, artist: str, other: str) -> None:
 def lookalikes_of(store: Store, artist_id: int) -> list[Lookalike]:
     """Who is noted as sounding like an artist, by name."""
     family = set(store.with_merged(artist_id))
-    rows = store.rows(
-        "SELECT * FROM lookalikes WHERE artist_id IN (SELECT value FROM json_each(?1)) "
-        "OR other_id IN (SELECT value FROM json_each(?1)) ORDER BY noted_at, rowid",
-        [json.dumps(sorted(family))],
-    )
     found: dict[int, Lookalike] = {}
-    for row in rows:
+    for row in notes_on_record(store, artist_id):
         outside = {row["artist_id"], row["other_id"]} - family
         for other_id in outside:  # none where both were merged into one
             survivor_id = _survivor(store, other_id)
-            note = store.unseal_text(row["artist_id"], row["note"], "lookalike")
             name = store.artist_name(survivor_id)
-            found[survivor_id] = Lookalike(survivor_id, name, note, row["noted_at"], row["noted_by"])
+            found[survivor_id] = Lookalike(survivor_id, name, row["note"], row["noted_at"], row["noted_by"])
     return sorted(found.values(), key=lambda lookalike: lookalike.artist)
+
+
+def notes_on_record(store: Store, artist_id: int) -> list[dict[str, Any]]:
+    """Every row of `lookalikes` of an artist and of those merged into it, oldest first; also what counts no more."""
+    rows = store.rows(
+        "SELECT * FROM lookalikes WHERE artist_id IN (SELECT value FROM json_each(?1)) "
+        "OR other_id IN (SELECT value FROM json_each(?1)) ORDER BY noted_at, rowid",
+        [json.dumps(store.with_merged(artist_id))],
+    )
+    return [{**row, "note": store.unseal_text(row["artist_id"], row["note"], "lookalike")} for row in rows]
 
 
 def with_lookalikes(store: Store, matches: Sequence[Match]) -> tuple[Match, ...]:

@@ -196,8 +196,8 @@ def _artist_record(store: Store, artist: str) -> dict[str, Any]:
         ],
         "templates": gallery.vectors.round(6).tolist(),
         "lookalikes": [  # whom: not this one's to know
-            {"note": one.note, "noted_at": one.noted_at, "noted_by": one.noted_by}
-            for one in lookalikes.lookalikes_of(store, summary.artist_id)
+            {name: row[name] for name in ("note", "noted_at", "noted_by")}
+            for row in lookalikes.notes_on_record(store, summary.artist_id)
         ],
         "changes": [asdict(change) for change in identity.changes(store, artist)],
         "audit": [asdict(entry) for entry in audit.entries(store, artist_id=summary.artist_id)],

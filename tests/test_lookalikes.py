@@ -9,7 +9,7 @@ from registry.check import find_problems
 from registry.erasure import erase_artist
 from registry.errors import RegistryError, UnknownArtist
 from registry.identity import add_alias, merge_artists, split_artist, undo_change
-from registry.lookalikes import lookalikes_of, note_lookalike, remove_lookalike, with_lookalikes
+from registry.lookalikes import lookalikes_of, note_lookalike, notes_on_record, remove_lookalike, with_lookalikes
 from registry.match import write_store_index
 from registry.records import Lookalike
 from registry.report import scan_text
@@ -180,6 +180,19 @@ def test_of_two_notes_that_say_the_same_after_a_merge_one_is_left(four):
     remove_lookalike(four, "Ada", "Cy")
     assert alike(four) == {}
     assert four.rows("SELECT * FROM lookalikes") == []
+
+
+def test_notes_that_count_no_more_after_a_merge_are_still_on_record(four):
+    note_lookalike(four, "Ada", "Cy", "older")
+    note_lookalike(four, "Bo", "Cy", "newer")
+    note_lookalike(four, "Ada", "Bo", "one and the same?")
+    merge_artists(four, "Ada", "Bo")
+
+    assert [[row["note"] for row in notes_on_record(four, artist_id)] for artist_id in (ADA, CY, DI)] == [
+        ["older", "newer", "one and the same?"],
+        ["older", "newer"],
+        [],
+    ]
 
 
 def test_what_is_noted_after_a_merge_takes_the_place_of_all_before(four):

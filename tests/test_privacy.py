@@ -216,6 +216,22 @@ def test_the_archive_has_what_was_noted_of_lookalikes_and_not_of_whom(full, tmp_
     assert "Bo" not in json.dumps(record)
 
 
+def test_the_archive_has_notes_that_a_merge_has_made_count_no_more(store, encoder, tmp_path):
+    """They are on record, and count again when the merge is undone."""
+    for axis, name in enumerate(("Ada", "Bo", "Cy")):
+        enroll_vectors(store, encoder, name, singer(axis, seed=axis))
+    note_lookalike(store, "Ada", "Cy", "older")
+    note_lookalike(store, "Bo", "Cy", "newer")
+    note_lookalike(store, "Ada", "Bo", "one and the same?")
+    merge_artists(store, "Ada", "Bo")
+
+    for name, notes in {"Ada": ["older", "newer", "one and the same?"], "Cy": ["older", "newer"]}.items():
+        counts = write_artist_archive(store, name, tmp_path / f"{name}.zip")
+        record, _ = read_archive(tmp_path / f"{name}.zip")
+        assert [one["note"] for one in record["lookalikes"]] == notes
+        assert counts["lookalikes"] == len(notes)
+
+
 def test_kept_audio_is_in_the_archive_byte_for_byte(full, tmp_path):
     write_artist_archive(full, "Ada", tmp_path / "ada.zip")
 
