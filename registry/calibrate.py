@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from registry import llr, scoring
-from registry.calibration import Calibration, Rule
+from registry import llr
+from registry.calibration import CONSTANTS, Calibration, Rule, together
+from registry.crowding import NearLevels, level_of
 from registry.errors import NoThreshold, TooFewRecordings
 from registry.evaluate import (
     CLONES,
@@ -29,7 +30,7 @@ from registry.evaluate import (
     target_kinds,
     thresholds_of,
 )
-from registry.llr import LlrModel, fit_llr, fit_weights, measures
+from registry.llr import LlrModel, fit_line, fit_llr, line_between, measures
 from registry.tail import Tail, fit_tail
 from registry.trials import Recording, TrialScores, enrolled_half
 
@@ -134,7 +135,7 @@ def fit_calibration(
         "encoder_id": encoder_id,
         "cohort_id": cohort_id,
         # Another of these makes other scores, and the calibration is no longer one.
-        "scoring": scoring.CONSTANTS,
+        "scoring": CONSTANTS,
         **content,
         "likeness_version": version("likeness"),
         "made_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -167,10 +168,10 @@ def without_each(
     fitted = []
     for part in range(N_FOLDS):
         try:
-            model, tail = _fit(scores, before, only, leave_out=part)
+            model, near, tail = _fit(scores, before, only, leave_out=part)
         except ValueError:
-            model, tail = after.llr, after.tail
-        fitted.append(replace(after, llr=model, tail=tail))
+            model, near, tail = after.llr, after.near, after.tail
+        fitted.append(replace(after, llr=model, near=near, tail=tail))
     return fitted
 
 
@@ -184,7 +185,10 @@ def _effect(
 ) -> Effect:
     """What calibrations make of the tracks of the persons that each judges."""
     judge = judge_of_person[scores.track_person]
-    llrs = np.select([(judge == i)[:, None] for i in range(len(judges))], [scores.llr(each.llr) for each in judges])
+    llrs = np.select(
+        [(judge == i)[:, None] for i in range(len(judges))],
+        [scores.llr(each.llr, each.near) for each in judges],
+    )
 
     def rates(budget: float, n: int, *, with_fpir: bool) -> Point:
         by_judge = [thresholds_of(scores, each, budget, n)[1] for each in judges]
@@ -225,15 +229,16 @@ def _content(scores: TrialScores, before: Calibration | None, only: Part | None)
     content: dict[str, Any] = {"source": f"calibrated on the owner's recordings ({about})"}
     if only is not None:
         content["source"] = f"{only} {content['source']}; the rest: {kept['source']}"
-    model, tail = _fit(scores, before, only)
+    model, near, tail = _fit(scores, before, only)
     content["llr"] = kept["llr"] if only == "tail" else _told(scores, model)
+    content["near"] = near.as_dict()
     content["tail"] = tail.as_dict()
     content["tail_population"] = (
         f"the owner's recordings as they are, persons alike; galleries of up to {len(scores.model_person)} persons"
     )
     if only == "llr":
         content["tail_population"] = kept.get("tail_population", "not said")
-    llrs = scores.llr(model)
+    llrs = scores.llr(model, near)
     content["found"] = {
         kind: _ranks(own_llrs(scores, llrs, at), scores.track_person[at])
         for kind, at in (("genuine", genuine), ("clones", clones))
@@ -259,28 +264,54 @@ def _told(scores: TrialScores, model: LlrModel) -> dict[str, Any]:
 
 def _fit(
     scores: TrialScores, before: Calibration | None, only: Part | None, leave_out: int | None = None
-) -> tuple[LlrModel, Tail]:
-    """Fit what is asked for to all persons, or to all but one part of them; the rest is that before."""
+) -> tuple[LlrModel, NearLevels, Tail]:
+    """Fit llr, near levels and tail to all persons, or to all but one part of them; what is not asked for stays."""
     used = np.ones(len(scores.persons), bool) if leave_out is None else _folds(scores) != leave_out
-    if only is None or before is None:
-        model = _fit_model(scores, used)
-        return model, _fit_tail(scores, model, used)
-    if only == "tail":
-        return before.llr, _fit_tail(scores, before.llr, used)
-    model = _fit_model(scores, used, before.llr)
-    return model, _carried_over(before, model)
+    if only == "llr" and before is not None:
+        model = fit_line(before.llr, *_measured(scores, used, before.llr, before.near))
+        return model, *_carried_over(before.llr, model, before.near, before.tail)
+    if only == "tail" and before is not None:
+        return before.llr, before.near, _fit_tail(scores, before.llr, before.near, used)
+    model, near = _fit_model(scores, used)
+    return model, near, _fit_tail(scores, model, near, used)
 
 
-def _fit_model(scores: TrialScores, used: np.ndarray, line_of: LlrModel | None = None) -> LlrModel:
-    """Fit llr to the persons that are used, or with `line_of` slope and intercept on the llrs of that model.
+def _fit_model(scores: TrialScores, used: np.ndarray) -> tuple[LlrModel, NearLevels]:
+    """Weights, then from where on others are near, then slope and intercept with crowding taken off."""
+    model = fit_llr(*_measured(scores, used, None, NearLevels()))
+    columns = used[scores.model_person]
+    rows = np.flatnonzero(~scores.is_clone[scores.row_track] & used[scores.track_person[scores.row_track]])
+    strangers = scores.compared()[scores.row_track[rows]]
+    plain = np.where(strangers, scores.plain_llr_rows(model)[rows], -np.inf)[:, columns]
+    near = NearLevels(level_of(scores.between[np.ix_(columns, columns)]), level_of(plain))
+    fitted = fit_line(model, *_measured(scores, used, model, near))
+    slope, offset = line_between(model, fitted)
+    return fitted, replace(near, track=slope * near.track + offset)
+
+
+def _measured(
+    scores: TrialScores, used: np.ndarray, model: LlrModel | None, near: NearLevels
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """`registry.llr.measures` of targets and nontargets among the persons that are used, and how much each counts.
 
     Of a track of several sections the one with the highest norm_score stands for it.
     """
-    best_row = _best_rows(scores)
+    # Whoever is left out is not enrolled either, and crowds nobody.
+    columns = used[scores.model_person]
+    scores = replace(
+        scores,
+        model_person=scores.model_person[columns],
+        norm=scores.norm[:, columns],
+        between=scores.between[np.ix_(columns, columns)],
+    )
+    best_row, measured_rows = (
+        _best_rows(scores),
+        (measures(scores.norm, scores.accompaniment[:, None]) if model is None else scores.measured(model, near)),
+    )
 
     def measured(tracks: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        rows = best_row[tracks, columns]
-        return measures(scores.norm[rows, columns], scores.accompaniment[rows])
+        found: np.ndarray = measured_rows[best_row[tracks, columns], columns]
+        return found
 
     genuine, clones = (_judged(scores, scores.targets(clones=clones)) for clones in (False, True))
     target_parts = [at[used[scores.track_person[at]]] for at in (genuine, clones)]
@@ -289,22 +320,14 @@ def _fit_model(scores: TrialScores, used: np.ndarray, line_of: LlrModel | None =
     target_at = np.concatenate(target_parts) if target_parts else np.empty(0, np.int64)
     strangers = _judged(scores, scores.strangers())
     strangers = strangers[used[scores.track_person[strangers]]]
-    track, column = np.nonzero(scores.compared()[strangers] & used[scores.model_person])
+    track, column = np.nonzero(scores.compared()[strangers])
     target = measured(target_at, scores.own_model[target_at])
     nontarget = measured(strangers[track], column)
     weights = np.concatenate(target_weights or [np.empty(0)]), _alike(scores.track_person[strangers[track]])
-    if line_of is None:
-        return fit_llr(target, nontarget, *weights)
-    (slope,), intercept = fit_weights(
-        llr.llr_of(target, line_of)[:, None], llr.llr_of(nontarget, line_of)[:, None], *weights
-    )
-    if slope <= 0:
-        raise ValueError("targets do not score above nontargets: there is nothing to calibrate")
-    scaled = tuple(float(slope) * weight for weight in line_of.weights)
-    return LlrModel(scaled, intercept + float(slope) * line_of.intercept)
+    return target, nontarget, *weights
 
 
-def _fit_tail(scores: TrialScores, model: LlrModel, used: np.ndarray) -> Tail:
+def _fit_tail(scores: TrialScores, model: LlrModel, near: NearLevels, used: np.ndarray) -> Tail:
     """Fit the tail of strangers' sections, which share a track's budget, with the voices of the persons that are used.
 
     Abstaining tracks are among them: they are never flagged, and count.
@@ -313,19 +336,20 @@ def _fit_tail(scores: TrialScores, model: LlrModel, used: np.ndarray) -> Tail:
     columns = used[scores.model_person]
     rows = np.flatnonzero(genuine[scores.row_track])
     track = scores.row_track[rows]
-    judged = np.where(scores.compared()[track], scores.llr_rows(model)[rows], -np.inf)[:, columns]
+    judged = np.where(scores.compared()[track], scores.plain_llr_rows(model)[rows], -np.inf)[:, columns]
     silent = scores.track_person[scores.abstains & genuine]
     table = np.concatenate([judged, np.full((len(silent), judged.shape[1]), -np.inf)])
     person = np.concatenate([scores.track_person[track], silent])
-    return fit_tail(table, person, np.zeros(len(person), np.int64))
+    with_others = together(scores.between[np.ix_(columns, columns)], model, near)
+    place = np.full(len(scores.persons), -1)
+    place[scores.model_person[columns]] = np.arange(columns.sum())
+    return fit_tail(table, person, np.zeros(len(person), np.int64), together=with_others, own=place[person])
 
 
-def _carried_over(before: Calibration, model: LlrModel) -> Tail:
-    """The tail before, on the scale of llrs that are a straight line of those before."""
-    slope = model.weights[0] / before.llr.weights[0]
-    offset = model.intercept - slope * before.llr.intercept
-    tail = before.tail
-    return replace(
+def _carried_over(before: LlrModel, after: LlrModel, near: NearLevels, tail: Tail) -> tuple[NearLevels, Tail]:
+    """Near levels and tail on the scale of llrs that are a straight line of those before."""
+    slope, offset = line_between(before, after)
+    return replace(near, track=slope * near.track + offset), replace(
         tail,
         levels=tuple(slope * level + offset for level in tail.levels),
         start=slope * tail.start + offset,

@@ -13,10 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from registry import scoring
+import numpy as np
+
+from registry import crowding, scoring
+from registry.crowding import NearLevels
 from registry.errors import NoThreshold
-from registry.llr import LlrModel
-from registry.tail import REFUSED_BEYOND, SAID_BEYOND, Tail, decades_beyond, threshold_for
+from registry.llr import MEASURES, LlrModel
+from registry.tail import REFUSED_BEYOND, SAID_BEYOND, Tail, Together, decades_beyond, threshold_for
+
+#: What a calibration is of, beside encoder and cohort: with other constants scores mean something else.
+CONSTANTS = {**scoring.CONSTANTS, **crowding.CONSTANTS}
 
 #: Nothing is flagged below this log10 likelihood ratio, however few artists there are and however large the budget:
 #: a flag must be at least slightly more probable with the artist's voice than without.
@@ -37,8 +43,10 @@ class Calibration:
     encoder_id, cohort_id : str
         What it belongs to.
     constants : dict
-        `registry.scoring.CONSTANTS` when it was fitted.
+        `CONSTANTS` when it was fitted.
     llr : LlrModel
+    near : NearLevels
+        From where on other voices crowd an artist or a track; none do where the content does not say.
     tail : Tail
     source : str
         What it was fitted on, for people.
@@ -54,6 +62,7 @@ class Calibration:
     cohort_id: str
     constants: dict[str, Any]
     llr: LlrModel
+    near: NearLevels
     tail: Tail
     source: str
     found: dict[str, tuple[float, ...]]
@@ -65,8 +74,8 @@ class Calibration:
         missing = sorted({"encoder_id", "cohort_id", "scoring", "llr", "tail", "source"} - set(content))
         if missing:
             raise ValueError(f"it has no {', '.join(missing)}")
-        if not all(isinstance(content.get(name, {}), Mapping) for name in ("scoring", "llr", "found")):
-            raise ValueError("scoring, llr and found are not objects")
+        if not all(isinstance(content.get(name, {}), Mapping) for name in ("scoring", "llr", "near", "found")):
+            raise ValueError("scoring, llr, near and found are not objects")
         try:
             tail = Tail.from_dict(content["tail"])
         except (KeyError, TypeError) as error:
@@ -85,6 +94,7 @@ class Calibration:
             cohort_id=str(content["cohort_id"]),
             constants=dict(content["scoring"]),
             llr=LlrModel.from_dict(content["llr"]),
+            near=NearLevels.from_dict(content["near"]) if "near" in content else NearLevels(),
             tail=tail,
             source=str(content["source"]),
             found=found,
@@ -103,9 +113,32 @@ class Calibration:
         ):
             if own != present:
                 return f"{name} ({own[:12]}, this is {present[:12]})"
-        if self.constants != scoring.CONSTANTS:
-            return f"way of scoring ({self.constants}, this is {scoring.CONSTANTS})"
+        if self.constants != CONSTANTS:
+            return f"way of scoring ({self.constants}, this is {CONSTANTS})"
         return None
+
+
+def together(between: np.ndarray, model: LlrModel, near: NearLevels) -> Together:
+    """What crowding makes of llrs with voices that are enrolled together, as `registry.tail` asks for it.
+
+    Parameters
+    ----------
+    between : (n_voices, n_voices) float
+        norm_scores of all voices with one another (`registry.crowding.voice_scores`); -inf with oneself.
+    model, near
+        Of a calibration.
+    """
+    of_artist, of_track = (model.weights[MEASURES.index(name)] for name in ("artist_crowding", "track_crowding"))
+
+    def find(llrs: np.ndarray, voices: np.ndarray, own: np.ndarray) -> np.ndarray:
+        heard, of = np.unique(own, return_inverse=True)
+        artists = crowding.artist_crowding(between[np.ix_(voices, voices)], near.artist, heard)[of]
+        tracks = crowding.track_crowding(llrs, near.track, without=own)
+        # In hundredths, as llrs are decided on.
+        found: np.ndarray = np.round(llrs + of_artist * artists + of_track * tracks, 2)
+        return found
+
+    return find
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from registry import intervals, llr_metrics, metrics
-from registry.calibration import Calibration, Rule, Threshold
+from registry.calibration import Calibration, Rule, Threshold, together
 from registry.intervals import Estimate
 from registry.tail import N_GALLERIES, gallery_maxima
 from registry.trials import TrialScores
@@ -202,7 +202,7 @@ def evaluate(scores: TrialScores, calibration: Calibration, budgets: Sequence[fl
         False-flag budgets, in (0, 1), at least one. The first is the one that persons and galleries of growing size
         are looked at with.
     """
-    llrs = scores.llr(calibration.llr)
+    llrs = scores.llr(calibration.llr, calibration.near)
     kinds = target_kinds(scores)
     n_models = len(scores.model_person)
     strangers = scores.strangers()
@@ -355,14 +355,17 @@ def _targets(scores: TrialScores, llrs: np.ndarray, kind: str, at: np.ndarray) -
 def _growth(scores: TrialScores, llrs: np.ndarray, calibration: Calibration, budget: float) -> list[Point]:
     """FNIR, and FPIR as far as there are voices, with the threshold of each size of gallery."""
     at, n_models = scores.strangers(), len(scores.model_person)
-    table = stranger_llrs(scores, llrs)
+    table = np.where(scores.compared()[scores.row_track], scores.plain_llr_rows(calibration.llr), -np.inf)
+    with_others, own = together(scores.between, calibration.llr, calibration.near), scores.own_model[scores.row_track]
     points = []
     for size in sorted({*SIZES, n_models}):
         rule, thresholds = thresholds_of(scores, calibration, budget, size)
         fpir = None
         if size <= n_models:
-            flagged = gallery_maxima(table, size, N_GALLERIES) >= thresholds[at]
-            fpir = _share(flagged.mean(axis=0), scores.track_person[at])
+            # By sections, for each has its own crowd; a track has its best one.
+            best = scores.of_tracks(gallery_maxima(table, size, N_GALLERIES, together=with_others, own=own).T)
+            flagged = best[at] >= thresholds[at, None]
+            fpir = _share(flagged.mean(axis=1), scores.track_person[at])
         points.append(point(rule, budget, size, fpir, fnir_of(scores, llrs, thresholds)))
     return points
 

@@ -269,7 +269,7 @@ def _seconds(value: float) -> float:
 
 
 def _number(value: float) -> float:
-    return round(float(value), 4)
+    return round(float(value), 4) + 0.0  # no -0.0, which a weight below 0 makes of 0
 
 
 # -- for people --------------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """From normalised scores, and how well there was to hear, to calibrated log10 likelihood ratios. Pure numpy.
 
 The same norm_score means more for a voice under music than for a clean one, for strangers' voices under music score
-lower too. So how much music there is, is weighed with the score (a quality measure), by logistic regression.
+lower too. So how much music there is, is weighed with the score (a quality measure), by logistic regression. How
+crowded it is around the artist and the track (`registry.crowding`) is taken off as it is: where ten times as many
+strangers reach a score, it is ten times less telling.
 
 References
 ----------
@@ -19,13 +21,18 @@ import numpy as np
 
 #: What is weighed, in the order of the columns. Seconds of voice, number of templates and vocal presence are left out:
 #: `scripts/try_scoring.py` shows what they would do.
-MEASURES = ("norm_score", "accompaniment")
+MEASURES = ("norm_score", "accompaniment", "artist_crowding", "track_crowding")
 
-#: Prior of the artist's voice that the fit is for: a threshold lies where a likelihood ratio of about 50 is needed, and
-#: at a prior of one half the fit would follow scores far below it.
-PRIOR = 0.02
+#: Weight of both crowdings, which is no matter of a fit: a likelihood ratio is a tenth where ten times as many
+#: strangers reach a score.
+CROWDING_WEIGHT = -1.0
 
-_RIDGE = 1e-3  # of the mean loss, on standardised columns
+#: Prior of the artist's voice that the fit is for: the one that Cllr is of.
+PRIOR = 0.5
+
+#: Of the mean loss, on standardised columns. With 1e-3 llrs of voices far apart would come out a tenth too small.
+_RIDGE = 4e-5
+_NOTHING = "targets do not score above nontargets: there is nothing to calibrate"
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,8 @@ class LlrModel:
         """Read what `as_dict` gave; `ValueError` where it is not that."""
         weights = values.get("weights")
         intercept = values.get("intercept")
+        if isinstance(weights, Mapping):
+            weights = {"artist_crowding": 0.0, "track_crowding": 0.0, **weights}  # earlier ones have none
         if not isinstance(weights, Mapping) or set(weights) != set(MEASURES) or not isinstance(intercept, int | float):
             raise ValueError(f"llr needs an intercept and weights of {', '.join(MEASURES)}")
         numbers = [*(weights[name] for name in MEASURES), intercept]
@@ -47,6 +56,8 @@ class LlrModel:
             raise ValueError("a weight of llr is not a number")
         if weights["norm_score"] <= 0:
             raise ValueError("llr would fall with the score")
+        if max(weights["artist_crowding"], weights["track_crowding"]) > 0:
+            raise ValueError("llr would rise with the number of other voices that come near")
         return cls(tuple(float(weights[name]) for name in MEASURES), float(intercept))
 
     def as_dict(self) -> dict[str, object]:
@@ -54,8 +65,13 @@ class LlrModel:
         return {"weights": dict(zip(MEASURES, self.weights, strict=True)), "intercept": self.intercept}
 
 
-def measures(norm_scores: np.ndarray, accompaniment: np.ndarray | float) -> np.ndarray:
-    """Put scores and quality side by side.
+def measures(
+    norm_scores: np.ndarray,
+    accompaniment: np.ndarray | float,
+    artist_crowding: np.ndarray | float = 0.0,
+    track_crowding: np.ndarray | float = 0.0,
+) -> np.ndarray:
+    """Put scores and what is weighed with them side by side.
 
     Parameters
     ----------
@@ -63,17 +79,20 @@ def measures(norm_scores: np.ndarray, accompaniment: np.ndarray | float) -> np.n
         From `registry.scoring.normalise`.
     accompaniment : float or (...)
         From `registry.scoring.accompaniment`.
+    artist_crowding, track_crowding : float or (...)
+        From `registry.crowding`.
 
     Returns
     -------
-    (..., 2) float64
+    (..., 4) float64
         Columns as in `MEASURES`.
     """
-    return np.stack(np.broadcast_arrays(norm_scores, accompaniment), axis=-1).astype(np.float64)
+    columns = norm_scores, accompaniment, artist_crowding, track_crowding
+    return np.stack(np.broadcast_arrays(*columns), axis=-1).astype(np.float64)
 
 
 def llr_of(measured: np.ndarray, model: LlrModel) -> np.ndarray:
-    """log10 likelihood ratio of each row of (..., 2) `measures`."""
+    """log10 likelihood ratio of each row of (..., 4) `measures`."""
     llrs: np.ndarray = measured @ np.array(model.weights) + model.intercept
     return llrs
 
@@ -81,11 +100,11 @@ def llr_of(measured: np.ndarray, model: LlrModel) -> np.ndarray:
 def fit_llr(
     target: np.ndarray, nontarget: np.ndarray, target_weights: np.ndarray, nontarget_weights: np.ndarray
 ) -> LlrModel:
-    """Fit an `LlrModel` by logistic regression at the prior `PRIOR`.
+    """Fit an `LlrModel` by logistic regression at the prior `PRIOR`; crowding has its fixed weight.
 
     Parameters
     ----------
-    target, nontarget : (n, 2) float
+    target, nontarget : (n, 4) float
         `measures` of trials with and without the artist's voice or an imitation of it.
     target_weights, nontarget_weights : (n,) float
         How much each counts within its class, >= 0.
@@ -95,16 +114,55 @@ def fit_llr(
     ValueError
         A class is empty, or likeness would fall with the score.
     """
-    weights, intercept = fit_weights(target, nontarget, target_weights, nontarget_weights)
+    weights, intercept = fit_weights(
+        target[:, :2],
+        nontarget[:, :2],
+        target_weights,
+        nontarget_weights,
+        known=(CROWDING_WEIGHT * target[:, 2:].sum(axis=1), CROWDING_WEIGHT * nontarget[:, 2:].sum(axis=1)),
+    )
     if weights[0] <= 0:
-        raise ValueError("targets do not score above nontargets: there is nothing to calibrate")
-    return LlrModel(tuple(float(weight) for weight in weights), intercept)
+        raise ValueError(_NOTHING)
+    return LlrModel((*(float(weight) for weight in weights), CROWDING_WEIGHT, CROWDING_WEIGHT), intercept)
+
+
+def fit_line(
+    model: LlrModel,
+    target: np.ndarray,
+    nontarget: np.ndarray,
+    target_weights: np.ndarray,
+    nontarget_weights: np.ndarray,
+) -> LlrModel:
+    """Another model whose llrs are the slope and intercept on those of `model` that fit best; see `fit_llr`."""
+    target_was, nontarget_was = (llr_of(measured, model)[:, None] for measured in (target, nontarget))
+    (slope,), intercept = fit_weights(target_was, nontarget_was, target_weights, nontarget_weights)
+    if slope <= 0:
+        raise ValueError(_NOTHING)
+    scaled = tuple(float(slope) * weight for weight in model.weights)
+    return LlrModel(scaled, intercept + float(slope) * model.intercept)
+
+
+def line_between(before: LlrModel, after: LlrModel) -> tuple[float, float]:
+    """Slope and intercept that make llrs of one model those of another that `fit_line` made of it."""
+    slope = after.weights[0] / before.weights[0]
+    return slope, after.intercept - slope * before.intercept
 
 
 def fit_weights(
-    target: np.ndarray, nontarget: np.ndarray, target_weights: np.ndarray, nontarget_weights: np.ndarray
+    target: np.ndarray,
+    nontarget: np.ndarray,
+    target_weights: np.ndarray,
+    nontarget_weights: np.ndarray,
+    *,
+    known: tuple[np.ndarray | float, np.ndarray | float] = (0.0, 0.0),
 ) -> tuple[np.ndarray, float]:
-    """`fit_llr` for any columns: (n_columns,) weights and the intercept, for log10 likelihood ratios."""
+    """Weights (n_columns,) of any columns, and the intercept, for log10 likelihood ratios.
+
+    Parameters
+    ----------
+    known : pair of (n,) float
+        What is part of the log10 likelihood ratios of targets and nontargets already.
+    """
     if not len(target) or not len(nontarget):
         raise ValueError(f"{len(target)} target and {len(nontarget)} nontarget trials; both are needed")
     columns = np.concatenate([target, nontarget]).astype(float)
@@ -112,14 +170,15 @@ def fit_weights(
     weights = np.concatenate(
         [PRIOR * target_weights / target_weights.sum(), (1 - PRIOR) * nontarget_weights / nontarget_weights.sum()]
     )
+    parts = [np.broadcast_to(part, len(rows)) for part, rows in zip(known, (target, nontarget), strict=True)]
+    offset = np.log(10) * np.concatenate(parts) + np.log(PRIOR / (1 - PRIOR))
     mean, spread = columns.mean(axis=0), columns.std(axis=0)
     spread = np.where(spread > 1e-9, spread, 1.0)  # what is the same everywhere weighs nothing
     design = np.column_stack([(columns - mean) / spread, np.ones(len(columns))])
     ridge = _RIDGE * PRIOR * np.diag([*np.ones(columns.shape[1]), 1e-6])
-    prior_odds = np.log(PRIOR / (1 - PRIOR))
     solution = np.zeros(design.shape[1])
     for _ in range(200):  # Newton's method with short steps; settles in about fifteen
-        probability = 1 / (1 + np.exp(-np.clip(design @ solution + prior_odds, -500, 500)))
+        probability = 1 / (1 + np.exp(-np.clip(design @ solution + offset, -500, 500)))
         gradient = design.T @ (weights * (labels - probability)) - ridge @ solution
         curvature = (design * (weights * probability * (1 - probability))[:, None]).T @ design + ridge
         step = np.linalg.solve(curvature, gradient)

@@ -15,6 +15,7 @@ from registry import scoring
 from registry.calibration import Calibration, Rule, Threshold
 from registry.calibrations import active_calibration
 from registry.config import false_flag_budget
+from registry.crowding import Crowd
 from registry.errors import NoThreshold, StoreDamaged
 from registry.index import VectorIndex, open_index, write_index
 from registry.llr import llr_of, measures
@@ -161,7 +162,10 @@ class Matcher:
         rows = np.isin(self._pinned.reference_id, allowed) & ~np.isin(self._pinned.artist_id, list(left_out))
         self._gallery = self._pinned if rows.all() else self._pinned.select(rows)
         self._by_template = np.argsort(self._gallery.template_id)
-        self.n_artists = len(np.unique(self._gallery.artist_id))
+        artist_ids = np.unique(self._gallery.artist_id)
+        self._crowd = Crowd(self._gallery, self.cohort, self.calibration.llr, self.calibration.near)
+        self._crowding: dict[int, float] = {}  # of the artists who were candidates
+        self.n_artists = len(artist_ids)
         self.n_not_matched = len(left_out)
         return True
 
@@ -190,7 +194,11 @@ class Matcher:
         starts, artist_ids = scoring.group_starts(gallery.artist_id)
         edges = scoring.section_edges(voiceprint.start_s, voiceprint.duration_s)
         voiced = np.flatnonzero(np.diff(edges))
-        sections = [self._scores(voiceprint.vectors[edges[i] : edges[i + 1]], gallery.vectors, starts) for i in voiced]
+        crowding = self._artist_crowding(gallery)
+        sections = [
+            self._scores(voiceprint.vectors[edges[i] : edges[i + 1]], gallery.vectors, starts, artist_ids, crowding)
+            for i in voiced
+        ]
         scores, norm_scores, measured, llrs = (np.stack(parts) for parts in zip(*sections, strict=True))
         best = llrs.argmax(axis=0), np.arange(len(artist_ids))
         return Ranking(
@@ -206,13 +214,32 @@ class Matcher:
         )
 
     def _scores(
-        self, windows: np.ndarray, templates: np.ndarray, starts: np.ndarray
+        self,
+        windows: np.ndarray,
+        templates: np.ndarray,
+        starts: np.ndarray,
+        artist_ids: np.ndarray,
+        artist_crowding: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Score, norm_score, measures and llr of some windows with each artist."""
         scores = scoring.pool_scores(windows, templates, starts)
         norm_scores = scoring.normalise(scores, windows, templates, starts, self.cohort)
-        measured = measures(norm_scores, scoring.accompaniment(windows, self.cohort))
+        music = scoring.accompaniment(windows, self.cohort)
+        track_crowding = self._crowd.around_track(windows, music, artist_ids)
+        measured = measures(norm_scores, music, artist_crowding, track_crowding)
         return scores, norm_scores, measured, llr_of(measured, self.calibration.llr)
+
+    def _artist_crowding(self, gallery: Gallery) -> np.ndarray:
+        """The crowding of the artists of a gallery: (n_artists,) float64.
+
+        Worked out for each artist when it is a candidate for the first time, and again once somebody is left out.
+        """
+        artist_ids = np.unique(gallery.artist_id).tolist()
+        unknown = [artist_id for artist_id in artist_ids if artist_id not in self._crowding]
+        if unknown:
+            new = gallery.select(np.isin(gallery.artist_id, unknown))
+            self._crowding.update(zip(unknown, self._crowd.around_artists(new).tolist(), strict=True))
+        return np.array([self._crowding[artist_id] for artist_id in artist_ids])
 
     def match_of(self, voiceprint: Voiceprint, ranking: Ranking, row: int, rank: int) -> Match:
         """One artist of a ranking, by its row, as a match with evidence."""

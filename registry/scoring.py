@@ -27,7 +27,7 @@ COHORT_TOP = 150
 #: twin; left out for that artist.
 COHORT_TWIN_SDS = 4.0
 
-#: What a threshold belongs to beside encoder and cohort: with other constants scores mean something else.
+#: Part of what a calibration is of (`registry.calibration.CONSTANTS`).
 CONSTANTS = {"cohort_top": COHORT_TOP, "stretch_windows": STRETCH_WINDOWS, "section_s": SECTION_S}
 
 
@@ -222,12 +222,12 @@ def normalise(
 
 def track_centre(windows: np.ndarray, cohort: CohortModel) -> float:
     """What the nearest persons of the cohort score with the track on average."""
-    return float(_centre(pool_scores(windows, cohort.vectors, cohort.starts)[None, :])[0])
+    return float(mean_of_nearest(pool_scores(windows, cohort.vectors, cohort.starts)[None, :])[0])
 
 
 def artist_centres(templates: np.ndarray, starts: np.ndarray, cohort: CohortModel) -> np.ndarray:
     """What the nearest persons of the cohort score with each artist on average: (n_groups,) float32."""
-    return _centre(_pool_groups(templates, starts, cohort.vectors, cohort.starts))
+    return mean_of_nearest(_pool_groups(templates, starts, cohort.vectors, cohort.starts))
 
 
 def accompaniment(windows: np.ndarray, cohort: CohortModel) -> float:
@@ -248,22 +248,30 @@ def accompaniment(windows: np.ndarray, cohort: CohortModel) -> float:
     return float(_unit(windows.mean(axis=0)[None])[0] @ cohort.towards_music)
 
 
-def _pool_groups(
+def best_of_groups(
     vectors: np.ndarray, vector_starts: np.ndarray, templates: np.ndarray, starts: np.ndarray
 ) -> np.ndarray:
-    """Score groups against groups, each of the first as if its rows were one stretch: (n_first, n_second)."""
-    means = _unit(np.add.reduceat(vectors, vector_starts, axis=0))
-    scores: np.ndarray = np.maximum.reduceat(means @ templates.T, starts, axis=1)
+    """Best of all pairs of rows of two groups, for all groups: (n_first, n_second)."""
+    by_row = np.maximum.reduceat(vectors @ templates.T, starts, axis=1)
+    scores: np.ndarray = np.maximum.reduceat(by_row, vector_starts, axis=0)
     return scores
 
 
-def _centre(cohort_scores: np.ndarray) -> np.ndarray:
+def mean_of_nearest(cohort_scores: np.ndarray) -> np.ndarray:
     """Mean of the highest `COHORT_TOP` of each row, twins left out: (n_rows, n_persons) to (n_rows,)."""
     mean = cohort_scores.mean(axis=1, keepdims=True)
     twin = cohort_scores > mean + COHORT_TWIN_SDS * cohort_scores.std(axis=1, keepdims=True)
     ranked = np.sort(np.where(twin, mean, cohort_scores), axis=1)
     centre: np.ndarray = ranked[:, -COHORT_TOP:].mean(axis=1)
     return centre
+
+
+def _pool_groups(
+    vectors: np.ndarray, vector_starts: np.ndarray, templates: np.ndarray, starts: np.ndarray
+) -> np.ndarray:
+    """Score groups against groups, each of the first as if its rows were one stretch: (n_first, n_second)."""
+    means = _unit(np.add.reduceat(vectors, vector_starts, axis=0))
+    return best_of_groups(means, np.arange(len(means)), templates, starts)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -17,7 +17,9 @@ from registry import scoring
 from registry.calibration import Calibration, Rule, Threshold
 from registry.config import encoder_source, false_flag_budget
 from registry.consistency import LONG_WINDOWS
+from registry.crowding import Crowd
 from registry.errors import NoThreshold
+from registry.llr import MEASURES
 from registry.lookalikes import lookalikes_of
 from registry.match import find_calibration
 from registry.neighbours import nearest_neighbours, voice_sections
@@ -84,6 +86,9 @@ class Standing:
         Of a track of as many sections as the artist's references have: what neighbours are held against.
     song_threshold : Threshold or None
         Of a track of one section, which `expected` belongs to.
+    taken_off : float or None
+        What is taken off the artist's llrs because other enrolled voices come near it (`registry.crowding`); 0 where no
+        more of them do than expected.
     expected : tuple of ExpectedShare
         Measured on the recordings of the calibration; no promise for this artist.
     measured_on : str or None
@@ -97,6 +102,7 @@ class Standing:
     neighbours: tuple[Neighbour, ...] | None = None
     collision_threshold: Threshold | None = None
     song_threshold: Threshold | None = None
+    taken_off: float | None = None
     expected: tuple[ExpectedShare, ...] = ()
     measured_on: str | None = None
     missing: str | None = None
@@ -106,6 +112,7 @@ class Standing:
         return {
             "neighbours": None if self.neighbours is None else [asdict(neighbour) for neighbour in self.neighbours],
             "neighbours_threshold": _threshold_dict(self.collision_threshold),
+            "llr_taken_off": self.taken_off,
             "lookalikes": [asdict(lookalike) for lookalike in self.lookalikes],
             "expected_found": {
                 "threshold": _threshold_dict(self.song_threshold),
@@ -171,13 +178,17 @@ def _with_scores(store: Store, artist: ArtistSummary, encoder: Any, standing: St
     sections = voice_sections(store.reference_windows(artist.artist_id, status=None))
     threshold, song_threshold = rule.threshold(max(1, len(sections))), rule.threshold(1)
     others = matched.select(matched.artist_id != artist.artist_id)
-    found = nearest_neighbours(sections, others, cohort, calibration.llr, threshold, store.artist_names())
+    found = nearest_neighbours(sections, others, cohort, calibration, threshold, store.artist_names())
+    own = matched.select(matched.artist_id == artist.artist_id)
+    near = Crowd(matched, cohort, calibration.llr, calibration.near).around_artists(own) if len(own.vectors) else [0.0]
+    weight = calibration.llr.weights[MEASURES.index("artist_crowding")]
     noted = {lookalike.artist_id for lookalike in standing.lookalikes}
     return replace(
         standing,
         neighbours=tuple(replace(one, is_lookalike=one.artist_id in noted) for one in found),
         collision_threshold=threshold,
         song_threshold=song_threshold,
+        taken_off=round(abs(weight) * float(near[0]), 2),
         expected=tuple(expected_shares(calibration, song_threshold.llr)),
         measured_on=calibration.source,
     )
@@ -221,7 +232,12 @@ def what_would_help(artist: ArtistSummary, references: Sequence[Reference]) -> l
 
 def standing_text(standing: Standing) -> str:
     """A standing as text for a person; nothing where there is nothing to say."""
-    blocks = [_neighbour_lines(standing), _lookalike_lines(standing), _expected_lines(standing)]
+    blocks = [
+        _neighbour_lines(standing),
+        _crowding_lines(standing),
+        _lookalike_lines(standing),
+        _expected_lines(standing),
+    ]
     if standing.what_would_help:
         blocks.append(["What more references would help:", *(f"  {line}" for line in standing.what_would_help)])
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
@@ -279,6 +295,15 @@ def _neighbour_lines(standing: Standing) -> list[str]:
         if one.reaches_threshold or one.rank == 1:
             lines.append(f"     {one.likeness}")
     return lines
+
+
+def _crowding_lines(standing: Standing) -> list[str]:
+    if not standing.taken_off:
+        return []
+    return [
+        f"Other enrolled voices come near this artist more often than usual: {standing.taken_off:.2f} is taken off "
+        "each of its log10 likelihood ratios, so that strangers are not flagged for sounding like many"
+    ]
 
 
 def _lookalike_lines(standing: Standing) -> list[str]:

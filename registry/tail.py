@@ -14,7 +14,7 @@ Hosking and Wallis 1987, Parameter and quantile estimation for the generalized P
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,12 +32,16 @@ FITTED_SIZE = 100
 N_GALLERIES = 30
 #: Resamples of strangers behind the interval of the shape and the margin.
 N_RESAMPLES = 200
-#: How sure a threshold is to keep its budget, as far as the choice of strangers goes.
+#: How sure a threshold is to keep its budget, as far as the choice of strangers and of their sources goes.
 CONFIDENCE = 0.9
 #: Share of strangers' tracks that the margin is found at.
 MARGIN_SHARE = 0.01
 #: Decades beyond what the strangers can show at which a threshold is said to be extrapolated, and refused.
 SAID_BEYOND, REFUSED_BEYOND = 1.0, 2.0
+
+#: What becomes of scores, (n_tracks, n_voices) float, with some voices enrolled together (`registry.crowding`): called
+#: with their columns, with their places among all, and with the place among them that is each track's own, -1 for none.
+Together = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 _N_LEVELS = 25  # of the counted part that are kept
 
@@ -65,7 +69,7 @@ class Tail:
         Distinct strangers, and those pairs of stranger and condition that the fit has an exceedance of.
     margin : float
         At least 1. So many times as many strangers may reach a high score as were counted, with `CONFIDENCE`, had
-        others been drawn: thresholds are made for a budget so much smaller.
+        others been drawn, or from other sources: thresholds are made for a budget so much smaller.
     """
 
     n_voices: int
@@ -111,8 +115,31 @@ class Tail:
         return tail
 
 
+def random_galleries(
+    n_voices: int, size: int, n_galleries: int, *, first: np.ndarray | None = None, seed: int = 0
+) -> np.ndarray:
+    """Places of voices that are enrolled together: (n_galleries, size) int; with `n_voices` there is one gallery.
+
+    `first` : voices that a gallery has before it has any other.
+    """
+    if not 1 <= size <= n_voices:
+        raise ValueError(f"galleries of {size} out of {n_voices} voices")
+    rng = np.random.default_rng([seed, size])
+    later = 0.0 if first is None else np.where(first, 0.0, 1.0)
+    order = np.argsort(rng.random((1 if size == n_voices else n_galleries, n_voices)) + later, axis=1)
+    chosen: np.ndarray = order[:, :size]
+    return chosen
+
+
 def gallery_maxima(
-    scores: np.ndarray, size: int, n_galleries: int, *, first: np.ndarray | None = None, seed: int = 0
+    scores: np.ndarray,
+    size: int,
+    n_galleries: int,
+    *,
+    first: np.ndarray | None = None,
+    together: Together | None = None,
+    own: np.ndarray | None = None,
+    seed: int = 0,
 ) -> np.ndarray:
     """Best score of each track over random galleries.
 
@@ -124,21 +151,26 @@ def gallery_maxima(
         Voices of a gallery, at most n_voices; with n_voices there is one gallery.
     first : (n_voices,) bool, optional
         Voices that a gallery has before it has any other.
+    together : callable, optional
+        What becomes of the scores with the voices of a gallery.
+    own : (n_tracks,) int, optional
+        Which voice is the track's own, -1 where none is.
 
     Returns
     -------
     (n_galleries or 1, n_tracks) float
     """
     n_voices = scores.shape[1]
-    if not 1 <= size <= n_voices:
-        raise ValueError(f"galleries of {size} out of {n_voices} voices")
-    if size == n_voices:
-        best: np.ndarray = scores.max(axis=1)[None]
-        return best
-    rng = np.random.default_rng([seed, size])
-    later = 0.0 if first is None else np.where(first, 0.0, 1.0)
-    chosen = np.argsort(rng.random((n_galleries, n_voices)) + later, axis=1)[:, :size]
-    maxima: np.ndarray = np.stack([scores[:, voices].max(axis=1) for voices in chosen])
+    chosen = random_galleries(n_voices, size, n_galleries, first=first, seed=seed)
+    own = np.full(len(scores), -1) if own is None else own
+    maxima = np.empty((len(chosen), len(scores)))
+    for best, voices in zip(maxima, chosen, strict=True):
+        found = scores[:, voices]
+        if together is not None:
+            place = np.full(n_voices + 1, -1)  # the last one is that of -1
+            place[voices] = np.arange(size)
+            found = together(found, voices, place[own])
+        best[:] = found.max(axis=1)
     return maxima
 
 
@@ -190,6 +222,9 @@ def fit_tail(
     condition: np.ndarray,
     *,
     first: np.ndarray | None = None,
+    together: Together | None = None,
+    own: np.ndarray | None = None,
+    source: np.ndarray | None = None,
     seed: int = 0,
 ) -> Tail:
     """Fit the tail of strangers' best scores.
@@ -203,6 +238,11 @@ def fit_tail(
         Who is heard, and how. Conditions weigh the same, in each of them strangers, and of each stranger the tracks.
     first : (n_voices,) bool, optional
         Voices that galleries have first: those of singers, which strangers who sing are likest to.
+    together, own
+        As `gallery_maxima` takes them.
+    source : (n_tracks,) int, optional
+        Where each stranger's recordings come from. Strangers from one source share microphones, style and language, and
+        may be drawn together only: the margin is over sources too. By default everybody is from another.
 
     Returns
     -------
@@ -216,7 +256,10 @@ def fit_tail(
     n_voices = scores.shape[1]
     weights = stranger_weights(stranger, condition)
     sizes = sorted({n_voices, *(size for size in GALLERY_SIZES if size <= n_voices)})
-    maxima = {size: gallery_maxima(scores, size, N_GALLERIES, first=first, seed=seed) for size in sizes}
+    maxima = {
+        size: gallery_maxima(scores, size, N_GALLERIES, first=first, together=together, own=own, seed=seed)
+        for size in sizes
+    }
     size = max(size for size in sizes if size <= FITTED_SIZE)
     flat, spread = maxima[size].ravel(), np.tile(weights / len(maxima[size]), len(maxima[size]))
     levels, shares = _counted(flat, spread)
@@ -259,7 +302,7 @@ def fit_tail(
         galleries=_galleries(maxima, size, weights, levels),
         n_strangers=len(strangers),
         n_exceedances=len(np.unique(pair[above])),
-        margin=_margin(maxima[size], weights, stranger, rng),
+        margin=max(_margin(maxima[size], weights, drawn, rng) for drawn in (stranger, source) if drawn is not None),
     )
 
 
@@ -309,15 +352,16 @@ def decades_beyond(tail: Tail, budget: float, n_voices: int) -> float:
     return max(0.0, -math.log10(_share_at_size(tail, budget / tail.margin, n_voices) * tail.n_strangers))
 
 
-def _margin(maxima: np.ndarray, weights: np.ndarray, stranger: np.ndarray, rng: np.random.Generator) -> float:
+def _margin(maxima: np.ndarray, weights: np.ndarray, source: np.ndarray, rng: np.random.Generator) -> float:
     """How many times as many tracks may reach the score that `MARGIN_SHARE` of them reach, had others been drawn."""
     flat, spread = maxima.ravel(), np.tile(weights / len(maxima), len(maxima))
     order = np.argsort(-flat, kind="stable")
     level = flat[order][min(int(np.searchsorted(np.cumsum(spread[order]), MARGIN_SHARE)), len(flat) - 1)]
-    strangers, of_track = np.unique(stranger, return_inverse=True)
-    hits = np.bincount(of_track, (maxima >= level).mean(axis=0) * weights, len(strangers))
-    total = np.bincount(of_track, weights, len(strangers))
-    drawn = rng.multinomial(len(strangers), np.full(len(strangers), 1 / len(strangers)), 10 * N_RESAMPLES)
+    sources, of_track = np.unique(source, return_inverse=True)
+    n = len(sources)
+    hits = np.bincount(of_track, (maxima >= level).mean(axis=0) * weights, n)
+    total = np.bincount(of_track, weights, n)
+    drawn = rng.multinomial(n, np.full(n, 1 / n), 10 * N_RESAMPLES)
     found = (drawn @ hits) / (drawn @ total)
     return max(1.0, float(np.quantile(found, CONFIDENCE) / max(hits.sum(), 1e-12)))
 

@@ -18,6 +18,7 @@ from embeddings.errors import InvalidAudio
 from embeddings.extract import Decoder, Encoder, Voiceprint, embed_file
 from registry import scoring
 from registry.condense import condense_windows
+from registry.crowding import NearLevels, artist_crowding, track_crowding, voice_scores
 from registry.errors import ManifestError
 from registry.llr import LlrModel, llr_of, measures
 from registry.manifest import MANIFEST_SUFFIXES, bad_row, find_recordings, manifest_rows
@@ -223,6 +224,8 @@ class TrialScores:
     norm : (n_rows, n_models) float32
         norm_scores.
     accompaniment : (n_rows,) float64
+    between : (n_models, n_models) float32
+        norm_scores of the models' voices with one another (`registry.crowding.voice_scores`); -inf with oneself.
     paths : tuple of str
         Of the tracks.
     """
@@ -238,6 +241,7 @@ class TrialScores:
     row_track: np.ndarray
     norm: np.ndarray
     accompaniment: np.ndarray
+    between: np.ndarray
     paths: tuple[str, ...]
 
     @property
@@ -265,9 +269,24 @@ class TrialScores:
         apart: np.ndarray = self.track_person[:, None] != self.model_person[None, :]
         return apart
 
-    def llr_rows(self, model: LlrModel) -> np.ndarray:
+    def measured(self, model: LlrModel, near: NearLevels) -> np.ndarray:
+        """(n_rows, n_models, 4) float64, as `registry.llr.measures` gives them with all models enrolled.
+
+        The model of the person who is heard tells nothing of the others: as if a stranger were heard. All models crowd,
+        where `registry.match` takes `registry.crowding.MOST_VOICES` of more.
+        """
+        own = self.own_model[self.row_track]
+        of_artists = artist_crowding(self.between, near.artist, own)
+        of_tracks = track_crowding(self.plain_llr_rows(model), near.track, without=own)
+        return measures(self.norm, self.accompaniment[:, None], of_artists, of_tracks)
+
+    def plain_llr_rows(self, model: LlrModel) -> np.ndarray:
+        """(n_rows, n_models) float64 log10 likelihood ratios before crowding is taken off, and before rounding."""
+        return llr_of(measures(self.norm, self.accompaniment[:, None]), model)
+
+    def llr_rows(self, model: LlrModel, near: NearLevels) -> np.ndarray:
         """(n_rows, n_models) float64 log10 likelihood ratios, rounded as what is decided on."""
-        llrs: np.ndarray = np.round(llr_of(measures(self.norm, self.accompaniment[:, None]), model), 2)
+        llrs: np.ndarray = np.round(llr_of(self.measured(model, near), model), 2)
         return llrs
 
     def of_tracks(self, rows: np.ndarray) -> np.ndarray:
@@ -278,9 +297,9 @@ class TrialScores:
             best[tracks] = np.maximum.reduceat(rows, first, axis=0)
         return best
 
-    def llr(self, model: LlrModel) -> np.ndarray:
+    def llr(self, model: LlrModel, near: NearLevels) -> np.ndarray:
         """(n_tracks, n_models) float64: llr of each track's best section; -inf where it abstains."""
-        return self.of_tracks(self.llr_rows(model))
+        return self.of_tracks(self.llr_rows(model, near))
 
 
 def score_trials(heard: Sequence[Heard], cohort: CohortModel) -> TrialScores:
@@ -310,6 +329,8 @@ def score_trials(heard: Sequence[Heard], cohort: CohortModel) -> TrialScores:
     templates = np.concatenate(groups) if groups else np.empty((0, cohort.vectors.shape[1]), np.float32)
     starts = np.cumsum([0, *(len(group) for group in groups)])[:-1]
     centres = scoring.artist_centres(templates, starts, cohort) if groups else None
+    between = voice_scores(templates, starts, templates, starts, cohort, centres=centres)
+    np.fill_diagonal(between, -np.inf)
     row_track, norm, accompaniment = [], [], []
     for i, item in enumerate(heard):
         voice = item.voice
@@ -334,5 +355,6 @@ def score_trials(heard: Sequence[Heard], cohort: CohortModel) -> TrialScores:
         row_track=np.array(row_track, np.int64),
         norm=np.array(norm, np.float32).reshape(len(norm), len(model_person)),
         accompaniment=np.array(accompaniment, np.float64),
+        between=between,
         paths=tuple(item.recording.path for item in heard),
     )

@@ -9,9 +9,10 @@ and 0 dB. Galleries are of 50, 100 and all voices, singers first, 20 drawn at ra
 galleries, kinds of track alike, and its interval is over strangers (bootstrap, 95 %) or, narrower than is true, over
 tracks (binomial). Below one stranger in all a rate is only a bound: the rule of three, "extrapolated".
 
-Beside it what is missed of enrolled voices (FNIR) at the same thresholds, and plain budget / N in the place of the
-tail: the threshold that so many single comparisons with strangers reach on fold A. Both ways are also tried within
-fold A, half of the artists and half of the strangers left out, twenty times.
+Beside it what is missed of enrolled voices (FNIR) at the same thresholds in the same galleries (`probes`): clips, and
+songs of one and of four minutes put together of them; and plain budget / N in the place of the tail: the threshold
+that so many single comparisons with strangers reach on fold A. Both ways are also tried within fold A, half of the
+artists and half of the strangers left out, twenty times.
 
 Last, the same with up to a million artists, whose voices are simulated from the means of real voices in three ways:
 one Gaussian with their mean and covariance; a mixture of Gaussians, one for each corpus (a language, mostly) and where
@@ -26,20 +27,21 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from bench_real import Row
-from fit_builtin import PROBES, FoldScores
+from fit_builtin import PROBES, probe_weights
 from make_trials import NOT_IN_GALLERY, build_trials
 from populations import Population, halves, read_persons, score_population
+from probes import LENGTHS, ProbeTracks, score_probes
 from trial_audio import DEFAULT_AUDIO, AudioItem
-from trial_vectors import DEFAULT_CACHE, House, embed_items, shipped_scores
+from trial_vectors import DEFAULT_CACHE, House, embed_items
 
 from embeddings.model_dir import HOUSE
-from registry import scoring, tail
+from registry import crowding, scoring, tail
 from registry.calibration import Calibration
 from registry.llr import llr_of, measures
 from registry.match import encoder_calibration
@@ -69,13 +71,12 @@ class Rate:
     n_tracks: int
 
 
-def false_flags(
-    scores: np.ndarray, population: Population, threshold: float, size: int, first: np.ndarray | None
-) -> Rate:
-    """Share of tracks that reach a threshold with the best of random galleries."""
+def false_flags(calibration: Calibration, population: Population, threshold: float, size: int) -> Rate:
+    """Share of tracks that reach a threshold with the best of random galleries, singers first."""
     stranger, condition = population.codes()
     weights = tail.stranger_weights(stranger, condition)
-    hits = (tail.gallery_maxima(scores, size, N_GALLERIES, first=first, seed=SEED) >= threshold).mean(axis=0)
+    best = population.maxima(calibration.llr, calibration.near, size, N_GALLERIES, seed=SEED)
+    hits = (best >= threshold).mean(axis=0)
     n = int(stranger.max()) + 1
     hit, total = np.bincount(stranger, hits * weights, n), np.bincount(stranger, weights, n)
     drawn = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), N_RESAMPLES)
@@ -98,10 +99,11 @@ def plain_threshold(scores: np.ndarray, population: Population, budget: float, n
 # --- within fold A ----------------------------------------------------------------------------------------------------
 
 
-def held_out(scores: np.ndarray, population: Population) -> list[Row]:
+def held_out(calibration: Calibration, population: Population) -> list[Row]:
     """How far each way's rate lies from the budget on artists and strangers it has not seen, as a factor."""
-    stranger, condition = population.codes()
-    n_voices = scores.shape[1]
+    model, near = calibration.llr, calibration.near
+    stranger = population.codes()[0]
+    n_voices = len(population.voices)
     off: dict[tuple[str, float], list[float]] = {}
     for split in range(N_SPLITS):
         rng = np.random.default_rng([SEED, split])
@@ -111,19 +113,16 @@ def held_out(scores: np.ndarray, population: Population) -> list[Row]:
         known_voices[order[::2]] = True
         known = rng.permutation(int(stranger.max()) + 1) % 2 == 0
         rows = known[stranger]
-        fitted = tail.fit_tail(
-            scores[rows][:, known_voices], stranger[rows], condition[rows], first=population.sings[known_voices]
-        )
-        part = select(population, rows)
-        rest, unseen = scores[~rows][:, ~known_voices], select(population, ~rows)
-        size = min(100, rest.shape[1])
-        maxima = tail.gallery_maxima(rest, size, N_GALLERIES, first=population.sings[~known_voices], seed=split)
+        part, unseen = population.select(rows, known_voices), population.select(~rows, ~known_voices)
+        fitted = part.fit_tail(model, near)
+        size = min(100, len(unseen.voices))
+        maxima = unseen.maxima(model, near, size, N_GALLERIES, seed=split)
         weights = tail.stranger_weights(*unseen.codes())
         for budget in BUDGETS:
             ways = {
                 "tail": tail.threshold_for(fitted, budget, size),
                 "tail, no margin": tail.threshold_for(replace(fitted, margin=1.0), budget, size),
-                "budget / N": plain_threshold(scores[rows][:, known_voices], part, budget, size),
+                "budget / N": plain_threshold(part.llr(model), part, budget, size),
             }
             for way, threshold in ways.items():
                 rate = float((maxima >= threshold).mean(axis=0) @ weights)
@@ -140,20 +139,6 @@ def held_out(scores: np.ndarray, population: Population) -> list[Row]:
         kept = 100 * float(np.mean(np.array(rates) <= budget))
         found.append(Row(name, way, "kept_pct", round(kept, 1), None, None, N_SPLITS))
     return found
-
-
-def select(population: Population, rows: np.ndarray) -> Population:
-    """Some tracks of a population."""
-    return Population(
-        population.voices,
-        population.sings,
-        population.norm[rows],
-        population.compared[rows],
-        population.accompaniment[rows],
-        population.abstains[rows],
-        population.person[rows],
-        population.condition[rows],
-    )
 
 
 # --- simulated --------------------------------------------------------------------------------------------------------
@@ -232,7 +217,19 @@ def simulated_rows(
                 centres = scoring.artist_centres(voices, each, cohort)
                 raw = np.maximum.reduceat(heard.stretches @ voices.T, heard.starts, axis=0)
                 norm = (raw - (centres[None, :] + heard.centres[:, None]) / 2) / cohort.spread
-                llrs = llr_of(measures(norm, heard.accompaniment[:, None]), calibration.llr)
+                if n == 0:  # the first are the voices that all are compared with
+                    crowd, alone = voices[: crowding.MOST_VOICES], np.arange(min(len(voices), crowding.MOST_VOICES))
+                    near = llr_of(measures(norm[:, alone], heard.accompaniment[:, None]), calibration.llr)
+                own = np.where(n + each < len(crowd), n + each, -1)
+                between = crowding.voice_scores(crowd, alone, voices, each, cohort, centres=centres)
+                between[own[own >= 0], np.flatnonzero(own >= 0)] = -np.inf
+                measured = measures(
+                    norm,
+                    heard.accompaniment[:, None],
+                    crowding.artist_crowding(between, calibration.near.artist),
+                    crowding.track_crowding(near, calibration.near.track, own),
+                )
+                llrs = llr_of(measured, calibration.llr)
                 best = np.maximum(best, llrs.max(axis=1))
                 n += chunk
             threshold = tail.threshold_for(calibration.tail, 0.01, size)
@@ -249,7 +246,7 @@ def simulated_rows(
 
 def budget_rows(calibration: Calibration, chosen: Population, reported: Population, sizes: Sequence[int]) -> list[Row]:
     """FPIR by size and budget, of the tail and of plain budget / N."""
-    known, scores = chosen.llr(calibration.llr), reported.llr(calibration.llr)
+    known = chosen.llr(calibration.llr)
     rows = []
     for size in sizes:
         for budget in BUDGETS:
@@ -258,7 +255,7 @@ def budget_rows(calibration: Calibration, chosen: Population, reported: Populati
                 "budget / N": plain_threshold(known, chosen, budget, size),
             }
             for way, threshold in ways.items():
-                rate = false_flags(scores, reported, threshold, size, reported.sings)
+                rate = false_flags(calibration, reported, threshold, size)
                 name = f"strangers-{size}@{budget:g}"
                 percent = [round(100 * x, 3) for x in (rate.value, rate.low, rate.high)]
                 rows.append(Row(name, way, "fpir_pct", *percent, rate.n_tracks))
@@ -271,7 +268,9 @@ def budget_rows(calibration: Calibration, chosen: Population, reported: Populati
 
 def crossed_rows(calibration: Calibration, reported: Population, budget: float = 0.01, n_most: int = 6) -> list[Row]:
     """Who is flagged as whom with all voices enrolled, by corpus: shares of what is flagged, in percent."""
-    scores, size = reported.llr(calibration.llr), len(reported.voices)
+    size = len(reported.voices)
+    enrolled = reported.enrolled(calibration.llr, calibration.near)
+    scores = enrolled["together"](reported.llr(calibration.llr), np.arange(size), enrolled["own"])
     threshold = tail.threshold_for(calibration.tail, budget, size)
     weights = tail.stranger_weights(*reported.codes())
     best = scores.argmax(axis=1)
@@ -286,23 +285,23 @@ def crossed_rows(calibration: Calibration, reported: Population, budget: float =
 
 
 def missed_rows(
-    calibration: Calibration, fold: FoldScores, tables: dict[str, np.ndarray], sizes: Sequence[int]
+    calibration: Calibration,
+    reported: Population,
+    probes: Mapping[tuple[str, str], ProbeTracks],
+    sizes: Sequence[int],
 ) -> list[Row]:
-    """FNIR of enrolled voices at the thresholds."""
+    """FNIR of enrolled voices at the thresholds: clips, and songs of a minute and of four."""
+    names = {name: probe for probe, name in PROBES.items()}
     rows = []
     for size in sizes:
+        galleries = tail.random_galleries(len(reported.voices), size, N_GALLERIES, first=reported.sings, seed=SEED)
         for budget in BUDGETS:
             threshold = tail.threshold_for(calibration.tail, budget, size)
-            for probe, name in PROBES.items():
-                found, persons = fold.targets(name, tables[name])
-                missed = found < threshold
-                share = (
-                    np.mean([missed[persons == person].mean() for person in np.unique(persons)])
-                    if probe == "clones"
-                    else missed.mean()
-                )
+            for (name, length), tracks in probes.items():
+                missed = tracks.missed(calibration, threshold, galleries)
+                share = float(missed @ probe_weights(names[name], tracks.person))
                 row = f"{name}-{size}@{budget:g}"
-                rows.append(Row(row, "tail", "fnir_pct", round(100 * float(share), 2), None, None, len(found)))
+                rows.append(Row(row, length, "fnir_pct", round(100 * share, 2), None, None, len(missed)))
     return rows
 
 
@@ -325,10 +324,11 @@ def print_table(rows: Sequence[Row]) -> None:
             print(f"{line}  {n.value:.0f}, {row.n:,} tracks")
     crossed = ", ".join(f"{row.system} {row.value:.0f} %" for row in rows if row.metric == "share_pct")
     print(f"\nof what is flagged with all voices and 1 %: {crossed}")
-    print("\nmissed, FNIR %")
+    print("\nmissed, FNIR %: " + ", ".join(LENGTHS))
     for row in rows:
-        if row.metric == "fnir_pct":
-            print(f"{row.trials:40}{row.value:8.1f}  of {row.n}")
+        if row.metric == "fnir_pct" and row.system == next(iter(LENGTHS)):
+            cells = "".join(f"{of[row.trials, length, 'fnir_pct'].value:8.1f}" for length in LENGTHS)
+            print(f"{row.trials:40}{cells}  of {row.n}")
     print("\nwithin fold A, half of artists and strangers left out: mean rate %, 80 % of splits, factor off the budget")
     for row in rows:
         if row.metric == "fpir_pct" and row.trials.startswith("held-out"):
@@ -390,10 +390,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sets = {name: trials for name, trials in build_trials(options.audio, "B").items() if name in needed}
         items = {key: item for trials in sets.values() for key, item in trials.audio_items().items()}
         vectors = embed_items(options.audio, items, house, options.cache, label="fold B")
-        shipped = {name: shipped_scores(trials, vectors, cohort) for name, trials in sets.items()}
-        fold = FoldScores(sets, {name: scores.abstains for name, scores in shipped.items()})
-        rows += missed_rows(calibration, fold, {n: s.llr(calibration.llr) for n, s in shipped.items()}, sizes)
-        rows += held_out(chosen.llr(calibration.llr), chosen)
+        probes = score_probes(options.audio, "B", sets, vectors, reported, house, cohort, options.cache)
+        rows += missed_rows(calibration, reported, probes, sizes)
+        rows += held_out(calibration, chosen)
         means, groups = person_means(options.audio, "A", house, options.cache)
         everybody = persons.everybody
         clips = {clip.path: AudioItem(clip.path) for name in strangers for clip in everybody[name]}

@@ -405,7 +405,7 @@ def verdict_rows(
         for system, some in vectors.items():
             scores = shipped_scores(sets[name], some, cohort)
             norms[system] = scores.norm[at]
-            flags[system] = (scores.llr(calibration.llr)[at] >= threshold) & ~scores.abstains[at[0]]
+            flags[system] = (scores.llr(calibration.llr, calibration.near)[at] >= threshold) & ~scores.abstains[at[0]]
         for system in vectors:
             changed = flags[system] != flags[STOCK]
             figures = {

@@ -474,7 +474,7 @@ def measure(
         if "house+norm" in systems:
             calibration, n_artists = encoder_calibration(encoder), len(sets["strangers-sung"].models)
             threshold = Rule(calibration, DEFAULT_BUDGET, n_artists).threshold(1)
-            llrs = {name: scores.llr(calibration.llr) for name, scores in shipped.items()}
+            llrs = {name: scores.llr(calibration.llr, calibration.near) for name, scores in shipped.items()}
             decisions = decision_rows(sets, shipped, llrs, threshold.llr, n_resamples)
             flagged = {row.trials: row.value for row in decisions if row.metric == "flagged_pct"}
             voiceless = sum(enroll_models(trials, vectors["house"]).n_voiceless for trials in sets.values())

@@ -6,11 +6,11 @@
 raw          cosine of mean window vectors with the artist's mean
 pooled       cosine of the best stretch with the nearest template
 as-norm      that, normalised against the cohort (norm_score)
-calibrated   the shipped llr: as-norm with the music under the voice weighed in
+calibrated   the shipped llr: as-norm with the music under the voice, and how crowded it is around artist and track
 
 EER and minDCF (P_target 0.01) of single comparisons; Cllr and its minimum (log2) of their likelihood ratios, which for
 raw, pooled and as-norm are made as the shipped ones are, by a straight line fitted on fold A. ``mixture`` is what the
-fit is for: five kinds of targets alike, four kinds of strangers' tracks alike. FNIR: enrolled voices
+fit is for: six kinds of targets alike, five kinds of nontargets alike. FNIR: enrolled voices
 missed at the one threshold at which 1 % of strangers' tracks are flagged, speaking, singing and singing over music at
 +6 and +0 dB alike; trials ``NAME@1e-2``. Clones count by person imitated. 95 % intervals by bootstrap over persons.
 
@@ -32,13 +32,14 @@ from typing import Any
 
 import numpy as np
 from bench_real import Row, verification
-from fit_builtin import PROBES, STRANGER_SETS, FoldScores, budget_point, missed_everywhere, probe_weights
+from fit_builtin import PROBES, STRANGER_SETS, FoldScores, budget_point, missed_everywhere, mixture
 from make_trials import TrialSet, build_trials
 from trial_audio import DEFAULT_AUDIO
 from trial_vectors import DEFAULT_CACHE, House, embed_items, mean_scores, shipped_scores
 
 from embeddings.model_dir import HOUSE
 from registry import intervals, llr, scoring
+from registry.calibration import Calibration
 from registry.llr_metrics import cllr, cllr_min
 from registry.match import encoder_calibration
 
@@ -69,8 +70,9 @@ class Fold:
     scores: dict[str, dict[str, np.ndarray]]
 
 
-def score_fold(options: argparse.Namespace, fold: str, encoder: Any, model: llr.LlrModel) -> Fold:
+def score_fold(options: argparse.Namespace, fold: str, encoder: Any, calibration: Calibration) -> Fold:
     """Embed what is not kept, and score."""
+    model, near = calibration.llr, calibration.near
     needed = {*GROUPS.values(), *STRANGER_SETS, *PROBES.values()}
     sets = {name: trials for name, trials in build_trials(options.audio, fold).items() if name in needed}
     items = {key: item for trials in sets.values() for key, item in trials.audio_items().items()}
@@ -84,28 +86,19 @@ def score_fold(options: argparse.Namespace, fold: str, encoder: Any, model: llr.
             "raw": {name: mean_scores(trials, vectors).astype(float) for name, trials in sets.items()},
             "pooled": {name: scores.pooled for name, scores in shipped.items()},
             "as-norm": {name: scores.norm for name, scores in shipped.items()},
-            "calibrated": {name: scores.llr(model) for name, scores in shipped.items()},
+            "calibrated": {name: scores.llr(model, near) for name, scores in shipped.items()},
         },
     )
 
 
-def mixture(fold: Fold, system: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Scores of the targets and nontargets that the shipped llr is fitted on, and how much each counts."""
-    search = FoldScores(fold.sets, fold.abstains)
-    target, weights = [], []
-    for probe, name in PROBES.items():
-        scores, persons = search.targets(name, fold.scores[system][name])
-        scores, persons = scores[np.isfinite(scores)], persons[np.isfinite(scores)]
-        target.append(scores)
-        weights.append(probe_weights(probe, persons))
-    others = [search.single_artists(name, fold.scores[system][name]) for name in STRANGER_SETS]
-    other_weights = [np.full(len(scores), 1 / len(scores)) for scores in others]
-    return np.concatenate(target), np.concatenate(others), np.concatenate(weights), np.concatenate(other_weights)
+def fitted_trials(fold: Fold, system: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Scores of the targets and nontargets that slope and intercept are fitted to, and how much each counts."""
+    return mixture(FoldScores(fold.sets, fold.abstains), fold.scores[system], speech=True)
 
 
 def straight_line(fold: Fold, system: str) -> tuple[float, float]:
     """Slope and intercept that make likelihood ratios of one system's scores, by the shipped fit and mixture."""
-    target, others, weights, other_weights = mixture(fold, system)
+    target, others, weights, other_weights = fitted_trials(fold, system)
     slope, intercept = llr.fit_weights(target[:, None], others[:, None], weights, other_weights)
     return float(slope[0]), intercept
 
@@ -130,7 +123,7 @@ def group_rows(fold: Fold, system: str, line: tuple[float, float], n_resamples: 
         parts = llrs[target], llrs[~target], weights[target], weights[~target]
         rows.append(Row(group, system, "cllr", round(cllr(*parts), 4), None, None, n))
         rows.append(Row(group, system, "cllr_min", round(cllr_min(*parts), 4), None, None, n))
-    target, others, weights, other_weights = mixture(fold, system)
+    target, others, weights, other_weights = fitted_trials(fold, system)
     parts = line[0] * target + line[1], line[0] * others + line[1], weights, other_weights
     n = len(target) + len(others)
     rows.append(Row("mixture", system, "cllr", round(cllr(*parts), 4), None, None, n))
@@ -229,8 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not (options.audio / "dev/voices.csv").is_file():
             print(f"skipped: no real recordings, {options.audio} has no dev/voices.csv; set LIKENESS_AUDIO or --audio")
             return 0
-        model = encoder_calibration(encoder).llr
-        chosen, reported = (score_fold(options, fold, encoder, model) for fold in ("A", "B"))
+        calibration = encoder_calibration(encoder)
+        chosen, reported = (score_fold(options, fold, encoder, calibration) for fold in ("A", "B"))
         for system in SYSTEMS:
             # Fold A chose; its mean stands beside for what the choice was made by.
             rows += [replace(row, trials=f"fold A, {row.trials}") for row in search_rows(chosen, system)[-1:]]

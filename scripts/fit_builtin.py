@@ -26,7 +26,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -51,8 +51,9 @@ from trial_vectors import (
 from embeddings.model_dir import CALIBRATION, CARD, COHORT, HOUSE_DIR, Cohort, load_cohort, model_digest, write_sums
 from embeddings.selftest import write_golden
 from registry import llr, metrics, scoring, tail
-from registry.calibration import DEFAULT_BUDGET, LEAST_LLR, Calibration
+from registry.calibration import CONSTANTS, DEFAULT_BUDGET, LEAST_LLR, Calibration
 from registry.condense import MAX_TEMPLATES, condense_windows
+from registry.crowding import NearLevels, level_of
 from registry.tail import Tail
 
 FOLD = "A"
@@ -74,6 +75,8 @@ PROBES = {
     "mixes": "mix-mir1k",
     "clones": "clone-singing",
 }
+#: Also part of what slope and intercept of the llr are fitted to: what is sung is not all that is enrolled.
+SPEECH = "speech"
 #: Also counted at the threshold, without a say in it.
 ONLY_COUNTED = ("strangers-mixes", "instrumentals")
 
@@ -168,19 +171,41 @@ def probe_weights(probe: str, persons: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-def fit_mixture(fold: FoldScores, measured: Mapping[str, np.ndarray]) -> llr.LlrModel:
-    """The llr of every probe against single artists scored with strangers, parts alike, persons imitated alike."""
-    target, target_weights = [], []
-    for probe, name in PROBES.items():
+def fit_mixture(
+    fold: FoldScores, shipped: Mapping[str, ShippedScores], population: Population
+) -> tuple[llr.LlrModel, NearLevels]:
+    """Score and music weighed, then from where on others are near, then slope and intercept with crowding taken off.
+
+    The first is fitted to what is sung. Slope and intercept have `SPEECH` as another part of targets and nontargets:
+    with its weights music would count for more, and more of what is sung is missed.
+    """
+    model = llr.fit_llr(*mixture(fold, {name: scores.plain for name, scores in shipped.items()}))
+    weights = tail.stranger_weights(*population.codes())
+    near = NearLevels(level_of(population.between), level_of(population.llr(model), weights))
+    measured = {name: scores.measured(model, near) for name, scores in shipped.items()}
+    fitted = llr.fit_line(model, *mixture(fold, measured, speech=True))
+    slope, offset = llr.line_between(model, fitted)
+    return fitted, replace(near, track=slope * near.track + offset)
+
+
+def mixture(
+    fold: FoldScores, measured: Mapping[str, np.ndarray], *, speech: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Scores or measures of targets and nontargets, and how much each counts."""
+    probes = {**PROBES, "speech": SPEECH} if speech else PROBES
+    target, target_weights, nontarget = [], [], []
+    for probe, name in probes.items():
         pairs = fold.sets[name].pairs()
         own = np.flatnonzero(pairs.is_target & ~fold.abstains[name][pairs.test_index])
         target.append(measured[name][pairs.test_index[own], pairs.enroll_index[own]])
         target_weights.append(probe_weights(probe, pairs.test_person[own]))
     nontarget = [fold.single_artists(name, measured[name]) for name in STRANGER_SETS]
+    if speech:
+        pairs = fold.sets[SPEECH].pairs()
+        other = np.flatnonzero(~pairs.is_target & ~fold.abstains[SPEECH][pairs.test_index])
+        nontarget.append(measured[SPEECH][pairs.test_index[other], pairs.enroll_index[other]])
     weights = [np.full(len(rows), 1 / len(rows)) for rows in nontarget]
-    return llr.fit_llr(
-        np.concatenate(target), np.concatenate(nontarget), np.concatenate(target_weights), np.concatenate(weights)
-    )
+    return np.concatenate(target), np.concatenate(nontarget), np.concatenate(target_weights), np.concatenate(weights)
 
 
 def found_llrs(fold: FoldScores, tables: Mapping[str, Table]) -> dict[str, list[float | None]]:
@@ -233,6 +258,7 @@ def measure_variants(
     vectors: Mapping[str, ItemVectors],
     cohort: Cohort,
     model: llr.LlrModel,
+    near: NearLevels,
 ) -> list[dict[str, Any]]:
     """FNIR of every probe at `COMPARED_FPIR`, each variant with its own threshold: rows of the table that is printed.
 
@@ -264,7 +290,7 @@ def measure_variants(
             if (rows := np.isin(cohort.condition, conditions)).any():
                 variants[f"common spread, cohort {name}"] = common_spread(rows, scoring.COHORT_TOP)
     variants["common spread, cohort mixed (shipped)"] = lambda trials: shipped[trials.name].norm
-    variants["and calibrated (shipped)"] = lambda trials: shipped[trials.name].llr(model)
+    variants["and calibrated (shipped)"] = lambda trials: shipped[trials.name].llr(model, near)
     rows = []
     for name, score in variants.items():
         tables = {set_name: score(fold.sets[set_name]) for set_name in needed}
@@ -502,7 +528,9 @@ def card_section(
             f"By `scripts/fit_builtin.py` (likeness {calibration['likeness_version']}, {calibration['made_at'][:10]}), "
             f"{calibration['source']}.",
             "",
-            f"llr (log10) = {weights} {fitted['intercept']:+.3f}. Positives: {fitted['positives']}. Negatives: "
+            f"llr (log10) = {weights} {fitted['intercept']:+.3f}, others near from a norm_score of "
+            f"{calibration['near']['artist']:.2f} and an llr of {calibration['near']['track']:.2f} on. Positives: "
+            f"{fitted['positives']}. Negatives: "
             f"{fitted['negatives']}.",
             "",
             f"Thresholds on it follow from the false-flag budget and the number of artists, by the tail of the best "
@@ -572,9 +600,9 @@ def fit(
     prepared = scoring.prepare_cohort(cohort.vectors, cohort.person, cohort.condition)
     shipped = {name: shipped_scores(trials, vectors, prepared) for name, trials in sets.items()}
     fold = FoldScores(sets, {name: scores.abstains for name, scores in shipped.items()})
-    model = fit_mixture(fold, {name: scores.measured for name, scores in shipped.items()})
-    tables = {name: scores.llr(model) for name, scores in shipped.items()}
-    strangers = tail.fit_tail(population.llr(model), *population.codes(), first=population.sings)
+    model, near = fit_mixture(fold, shipped, population)
+    tables = {name: scores.llr(model, near) for name, scores in shipped.items()}
+    strangers = population.fit_tail(model, near)
     n_artists = len(sets[STRANGER_SETS[0]].models)
     # llrs are reported and compared in hundredths.
     thresholds = {budget: round(tail.threshold_for(strangers, budget, n_artists), 3) for budget in BUDGETS_FPIR}
@@ -582,15 +610,16 @@ def fit(
     return {
         "source": f"calibrated on the development recordings, fold {FOLD}",
         # Another of these makes other scores, and the calibration is no longer one.
-        "scoring": scoring.CONSTANTS,
+        "scoring": CONSTANTS,
         "llr": {
             **model.as_dict(),
             "prior": llr.PRIOR,
             "positives": "tracks of enrolled singers as they are, over music at +6 dB and at +0 dB, real karaoke "
-            "mixes, and clones of singing (persons imitated alike), a fifth each",
+            "mixes, clones of singing (persons imitated alike), and for slope and intercept speech, alike",
             "negatives": "strangers against every single artist: speaking, singing, and singing over music at +6 dB "
-            "and at +0 dB, a quarter each",
+            "and at +0 dB, and for slope and intercept speech of other persons enrolled from speech, alike",
         },
+        "near": near.as_dict(),
         "tail": strangers.as_dict(),
         "tail_population": "sung and spoken, alone and over music at +6 and +0 dB, tracks of 10, 60 and 240 s, alike; "
         f"galleries of up to {len(population.voices)} voices, the {int(population.sings.sum())} singers first",
@@ -601,7 +630,7 @@ def fit(
             {"budget": budget, "threshold": value, "fnir_pct": rounded(missed_everywhere(fold, tables, value))}
             for budget, value in thresholds.items()
         ],
-        "variants": measure_variants(fold, shipped, vectors, cohort, model) if with_variants else [],
+        "variants": measure_variants(fold, shipped, vectors, cohort, model, near) if with_variants else [],
     }
 
 
@@ -638,7 +667,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sets = {
         name: trials
         for name, trials in build_trials(options.audio, FOLD).items()
-        if name in {*STRANGER_SETS, *PROBES.values(), *ONLY_COUNTED}
+        if name in {*STRANGER_SETS, *PROBES.values(), SPEECH, *ONLY_COUNTED}
     }
     items = {key: item for trials in sets.values() for key, item in trials.audio_items().items()}
     vectors = embed_items(options.audio, items, house, options.cache, label=f"fold {FOLD}")

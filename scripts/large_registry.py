@@ -12,10 +12,10 @@ import numpy as np
 
 from embeddings.model_dir import Cohort
 from registry import audit, rights
+from registry.calibration import CONSTANTS
 from registry.llr import LlrModel
 from registry.match import write_store_index
 from registry.records import Consent, NewTemplate, Reference
-from registry.scoring import CONSTANTS
 from registry.store import Store, now
 from registry.tail import Tail
 

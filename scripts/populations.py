@@ -12,14 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from make_trials import NOT_IN_GALLERY, SEED, Clip, by_person, read_material, rng_of, under_music
 from trial_audio import AudioItem
 from trial_vectors import House, ItemVectors, embed_items
 
-from registry import scoring
+from registry import scoring, tail
+from registry.calibration import together
 from registry.condense import condense_windows
+from registry.crowding import NearLevels, voice_scores
 from registry.llr import LlrModel, llr_of, measures
 from registry.scoring import CohortModel
 
@@ -135,6 +138,8 @@ class Population:
         Not with oneself; and who is of dev/strangers not with others of the same corpus: the same telephone and the
         same words make recordings alike, not voices. Singers of a corpus are compared.
     accompaniment : (n_tracks,) float64
+    between : (n_voices, n_voices) float32
+        norm_scores of the voices with one another (`registry.crowding.voice_scores`); -inf with oneself.
     abstains : (n_tracks,) bool
     person, condition : (n_tracks,) str
         Who is heard; sung or spoken, alone or over music, and for how long.
@@ -145,18 +150,53 @@ class Population:
     norm: np.ndarray
     compared: np.ndarray
     accompaniment: np.ndarray
+    between: np.ndarray
     abstains: np.ndarray
     person: np.ndarray
     condition: np.ndarray
 
     def llr(self, model: LlrModel) -> np.ndarray:
-        """(n_tracks, n_voices) float64; -inf where not compared or abstaining. Rounded as what is decided on."""
-        llrs = np.round(llr_of(measures(self.norm, self.accompaniment[:, None]), model), 2)
+        """(n_tracks, n_voices) float64 before crowding is taken off; -inf where not compared or abstaining."""
+        llrs = llr_of(measures(self.norm, self.accompaniment[:, None]), model)
         return np.where(self.compared & ~self.abstains[:, None], llrs, -np.inf)
+
+    def maxima(self, model: LlrModel, near: NearLevels, size: int, n_galleries: int, *, seed: int = 0) -> np.ndarray:
+        """Best llr of each track over random galleries, singers first: `registry.tail.gallery_maxima`."""
+        enrolled = self.enrolled(model, near)
+        return tail.gallery_maxima(self.llr(model), size, n_galleries, first=self.sings, seed=seed, **enrolled)
+
+    def fit_tail(self, model: LlrModel, near: NearLevels) -> tail.Tail:
+        """`registry.tail.fit_tail`, singers first."""
+        enrolled = self.enrolled(model, near)
+        return tail.fit_tail(self.llr(model), *self.codes(), first=self.sings, source=self.sources(), **enrolled)
+
+    def enrolled(self, model: LlrModel, near: NearLevels) -> dict[str, Any]:
+        """What `registry.tail` asks of voices that are enrolled together."""
+        place = {voice: i for i, voice in enumerate(self.voices)}
+        own = np.array([place.get(person, -1) for person in self.person], np.int64)
+        return {"together": together(self.between, model, near), "own": own}
 
     def codes(self) -> tuple[np.ndarray, np.ndarray]:
         """`person` and `condition` as (n_tracks,) int, as `registry.tail` takes them."""
         return np.unique(self.person, return_inverse=True)[1], np.unique(self.condition, return_inverse=True)[1]
+
+    def sources(self) -> np.ndarray:
+        """Which corpus each track's voice is from: (n_tracks,) int."""
+        return np.unique([corpus_of(person) for person in self.person], return_inverse=True)[1]
+
+    def select(self, tracks: np.ndarray, voices: np.ndarray) -> Population:
+        """Some tracks, with some of the voices: both (n,) bool."""
+        return Population(
+            [voice for voice, chosen in zip(self.voices, voices, strict=True) if chosen],
+            self.sings[voices],
+            self.norm[np.ix_(tracks, voices)],
+            self.compared[np.ix_(tracks, voices)],
+            self.accompaniment[tracks],
+            self.between[np.ix_(voices, voices)],
+            self.abstains[tracks],
+            self.person[tracks],
+            self.condition[tracks],
+        )
 
 
 def score_population(
@@ -192,6 +232,8 @@ def score_population(
     vectors = embed_items(audio_root, items, system, cache_dir, label=f"voices and strangers of fold {fold}")
     templates, starts, voices = enroll_persons(gallery, vectors)
     centres = scoring.artist_centres(templates, starts, cohort)
+    between = voice_scores(templates, starts, templates, starts, cohort, centres=centres)
+    np.fill_diagonal(between, -np.inf)
     rows = []
     for track in tracks:
         how = f"{'sung' if track.person in persons.singers else 'spoken'} {track.condition}"
@@ -201,9 +243,8 @@ def score_population(
             music = scoring.accompaniment(piece.vectors, cohort)
             rows.append((track.person, f"{how} {piece.duration_s:g} s", piece.abstains, music, norm))
     person, condition, abstains, accompaniment, norm = (list(column) for column in zip(*rows, strict=True))
-    corpus_of = {name: name.split("-")[0] for name in everybody}  # librispeech and libri are one
     stranger = np.array([name in persons.strangers for name in person])
-    corpora, own = np.array([corpus_of[name] for name in voices]), np.array([corpus_of[name] for name in person])
+    corpora, own = np.array([corpus_of(name) for name in voices]), np.array([corpus_of(name) for name in person])
     oneself = np.array(person)[:, None] == np.array(voices)[None, :]
     alike = stranger[:, None] & (own[:, None] == corpora[None, :])
     return Population(
@@ -212,10 +253,16 @@ def score_population(
         norm=np.array(norm, np.float64),
         compared=~oneself & ~alike,
         accompaniment=np.array(accompaniment),
+        between=between,
         abstains=np.array(abstains),
         person=np.array(person),
         condition=np.array(condition),
     )
+
+
+def corpus_of(person: str) -> str:
+    """What a person's recordings are from, by the id; librispeech and libri are one."""
+    return person.split("-")[0]
 
 
 def enroll_persons(

@@ -32,6 +32,7 @@ from embeddings import vocals
 from embeddings.extract import Encoder
 from registry import scoring
 from registry.condense import condense_windows
+from registry.crowding import NearLevels, artist_crowding, track_crowding, voice_scores
 from registry.llr import LlrModel, llr_of, measures
 from registry.verdict import MIN_VOICE_S
 
@@ -324,22 +325,42 @@ class ShippedScores:
     pooled, norm : (n_tests, n_models) float64
         Pooled cosines and norm_scores.
     accompaniment : (n_tests,) float64
+    between : (n_models, n_models) float32
+        norm_scores of the models' voices with one another (`registry.crowding.voice_scores`); -inf with oneself.
+    voice : (n_models,) int
+        The first model of each model's person: a set may enroll somebody in several ways, and a person crowds once.
+    is_own : (n_tests, n_models) bool
+        Models of the person who is heard.
     abstains : (n_tests,) bool
     """
 
     pooled: np.ndarray
     norm: np.ndarray
     accompaniment: np.ndarray
+    between: np.ndarray
+    voice: np.ndarray
+    is_own: np.ndarray
     abstains: np.ndarray
 
     @property
-    def measured(self) -> np.ndarray:
-        """`registry.llr.measures`: (n_tests, n_models, 2) float64."""
+    def plain(self) -> np.ndarray:
+        """(n_tests, n_models, 4) float64 `registry.llr.measures` without crowding."""
         return measures(self.norm, self.accompaniment[:, None])
 
-    def llr(self, model: LlrModel) -> np.ndarray:
+    def measured(self, model: LlrModel, near: NearLevels) -> np.ndarray:
+        """(n_tests, n_models, 4) float64 `registry.llr.measures` with all models enrolled.
+
+        Models of the person who is heard tell nothing of the others: as if a stranger were heard.
+        """
+        crowd, place = np.unique(self.voice, return_inverse=True)
+        heard = np.where(self.is_own.any(axis=1), place[self.is_own.argmax(axis=1)], -1)
+        of_artists = artist_crowding(self.between[crowd], near.artist, heard)
+        of_tracks = track_crowding(llr_of(self.plain, model)[:, crowd], near.track, place, heard)
+        return measures(self.norm, self.accompaniment[:, None], of_artists, of_tracks)
+
+    def llr(self, model: LlrModel, near: NearLevels) -> np.ndarray:
         """(n_tests, n_models) float64, rounded as `registry.match` reports and decides on them."""
-        return np.round(llr_of(self.measured, model), 2)
+        return np.round(llr_of(self.measured(model, near), model), 2)
 
 
 def shipped_scores(trials: TrialSet, vectors: Mapping[str, ItemVectors], cohort: scoring.CohortModel) -> ShippedScores:
@@ -354,15 +375,21 @@ def shipped_scores(trials: TrialSet, vectors: Mapping[str, ItemVectors], cohort:
         From `registry.scoring.prepare_cohort`.
     """
     gallery = enroll_models(trials, vectors)
+    centres = scoring.artist_centres(gallery.vectors, gallery.starts, cohort)
+    between = voice_scores(gallery.vectors, gallery.starts, gallery.vectors, gallery.starts, cohort, centres=centres)
+    persons = np.array(trials.model_persons())
+    between[persons[:, None] == persons[None, :]] = -np.inf
+    voice = np.array([persons.tolist().index(person) for person in persons.tolist()])
+    is_own = np.array(trials.test_persons())[:, None] == persons[None, :]
     shape = len(trials.tests), len(trials.models)
     pooled, norm, accompaniment = np.empty(shape), np.empty(shape), np.empty(shape[0])
     for i, key in enumerate(trials.test_keys()):
         windows = vectors[key].vectors
         scores = scoring.pool_scores(windows, gallery.vectors, gallery.starts)
         pooled[i] = scores
-        norm[i] = scoring.normalise(scores, windows, gallery.vectors, gallery.starts, cohort)
+        norm[i] = scoring.normalise(scores, windows, gallery.vectors, gallery.starts, cohort, centres=centres)
         accompaniment[i] = scoring.accompaniment(windows, cohort)
-    return ShippedScores(pooled, norm, accompaniment, abstentions(trials, vectors))
+    return ShippedScores(pooled, norm, accompaniment, between, voice, is_own, abstentions(trials, vectors))
 
 
 def abstentions(trials: TrialSet, vectors: Mapping[str, ItemVectors]) -> np.ndarray:

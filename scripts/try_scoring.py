@@ -16,10 +16,9 @@ and templates, less the logarithm of their number.
 Lower table: what is weighed beside norm_score, by the fit of `registry.llr` and its Cllr on persons left out (log2;
 clones a fifth of the targets), and FNIR at FPIR 1 % of the sets of trials as in `scripts/fit_builtin.py`.
 
-Last, whether the cohort tells which artists attract strangers, who would need a stricter threshold: correlation over
-the enrolled singers of `own_tails` and of the share of strangers' clips singing that have an llr of at least
-`ATTRACTED_LLR` with that artist; and FNIR at FPIR 1 %, mean of the five kinds, with thresholds stricter by so much llr
-for each spread that an artist's own tail lies above the median.
+Last, crowding (`registry.crowding`): what is missed, mean of the five kinds, clips and songs of four minutes, with
+nothing taken off, with that of artists, of tracks, and both, each at its own threshold at which so many strangers are
+flagged in galleries of a size. Half of the singers and half of the strangers are heard and do nothing else.
 """
 
 from __future__ import annotations
@@ -29,28 +28,33 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fit_builtin import (
+    COMPARED_FPIR,
     FOLD,
     PROBES,
     STRANGER_SETS,
     FoldScores,
     budget_point,
-    fit_mixture,
     missed_everywhere,
     probe_weights,
 )
 from make_trials import TrialSet, build_trials
+from populations import Population, halves, read_persons, score_population
+from probes import ProbeTracks, score_probes
 from trial_audio import DEFAULT_AUDIO
-from trial_vectors import DEFAULT_CACHE, House, ItemVectors, ShippedScores, embed_items, enroll_models, shipped_scores
+from trial_vectors import DEFAULT_CACHE, House, ItemVectors, ShippedScores, embed_items, shipped_scores
 
 from embeddings.model_dir import HOUSE
-from registry import condense, metrics, scoring
+from registry import condense, llr, metrics, scoring, tail
+from registry.calibration import Calibration
 from registry.llr_metrics import cllr
+from registry.match import encoder_calibration
+from registry.report import table_text
 
 #: Share of strangers' tracks that may be flagged.
 FPIR = 0.03
@@ -61,8 +65,9 @@ VOICE_SHARES = (1.0, 0.5, 0.3, 0.15)
 TEMPLATES = (1, 2, 4, 8)
 HOP_S = 2.0
 SEED = 1
-ATTRACTED_LLR = 1.0
-STRICTER = (0.0, 0.5, 1.0)
+#: What is taken off: of artists, of tracks.
+CROWDING = {"nothing": (0.0, 0.0), "artists": (1.0, 0.0), "tracks": (0.0, 1.0), "both (shipped)": (1.0, 1.0)}
+CROWDED_SIZES = (20, 50, 100)
 
 Pool = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -346,8 +351,6 @@ def llr_trials(fold: FoldScores, columns: Mapping[str, Mapping[str, np.ndarray]]
 
 def fit_columns(trials: LlrTrials, names: Sequence[str], rows: np.ndarray) -> tuple[np.ndarray, float]:
     """Weights and intercept by the fit of `registry.llr`, whatever the columns."""
-    from registry import llr
-
     design = np.stack([trials.columns[name] for name in names], axis=1)
     target, other = rows & trials.is_target, rows & ~trials.is_target
     weights, intercept = llr.fit_weights(design[target], design[other], trials.weight[target], trials.weight[other])
@@ -384,41 +387,36 @@ def measure_measures(
     return rows
 
 
-# --- artists who attract strangers ------------------------------------------------------------------------------------
+# --- crowding ---------------------------------------------------------------------------------------------------------
 
 
-def own_tails(trials: TrialSet, vectors: Mapping[str, ItemVectors], cohort: scoring.CohortModel) -> np.ndarray:
-    """(n_models,): how far the ten highest of the cohort's scores with an artist lie above their mean, in spreads."""
-    gallery = enroll_models(trials, vectors)
-    means = (group.mean(axis=0, keepdims=True) for group in np.split(cohort.vectors, cohort.starts[1:]))
-    scores = np.stack([scoring.pool_scores(mean, gallery.vectors, gallery.starts) for mean in means])
-    tails: np.ndarray = (np.sort(scores, axis=0)[-10:].mean(axis=0) - scores.mean(axis=0)) / cohort.spread
-    return tails
-
-
-def measure_attraction(
-    fold: FoldScores,
-    shipped: Mapping[str, ShippedScores],
-    vectors: Mapping[str, ItemVectors],
-    cohort: scoring.CohortModel,
-) -> dict[str, float]:
-    """How well `own_tails` tell who attracts strangers, and what a stricter threshold made of them would find."""
-    model = fit_mixture(fold, {name: scores.measured for name, scores in shipped.items()})
-    llrs = {name: scores.llr(model) for name, scores in shipped.items()}
-    tails = {name: own_tails(trials, vectors, cohort) for name, trials in fold.sets.items()}
-    name = "strangers-sung"
-    pairs = fold.sets[name].pairs()
-    rows = np.isin(pairs.test_index, fold.stranger_rows(name)) & ~fold.abstains[name][pairs.test_index]
-    tests, models = pairs.test_index[rows], pairs.enroll_index[rows]
-    attracted = np.bincount(models, llrs[name][tests, models] >= ATTRACTED_LLR) / np.bincount(models)
-    found = {"correlation": round(float(np.corrcoef(tails[name], attracted)[0, 1]), 2)}
-    pool = float(np.median(tails[name]))
-    for stricter in STRICTER:
-        tables = {key: table - stricter * np.maximum(0, tails[key] - pool)[None, :] for key, table in llrs.items()}
-        point = budget_point([fold.strangers(key, tables[key]) for key in STRANGER_SETS])
-        missed = np.mean(list(missed_everywhere(fold, tables, point.threshold).values()))
-        found[f"missed, stricter by {stricter:g}"] = round(float(missed), 1)
-    return found
+def measure_crowding(
+    calibration: Calibration, population: Population, probes: Mapping[tuple[str, str], ProbeTracks]
+) -> list[dict[str, Any]]:
+    """Rows of the last table."""
+    weights = tail.stranger_weights(*population.codes())
+    names = {name: probe for probe, name in PROBES.items()}
+    rows = []
+    for size in (*CROWDED_SIZES, len(population.voices)):
+        galleries = tail.random_galleries(len(population.voices), size, tail.N_GALLERIES, first=population.sings)
+        for way, (of_artists, of_tracks) in CROWDING.items():
+            score, music, *off = calibration.llr.weights
+            model = llr.LlrModel((score, music, of_artists * off[0], of_tracks * off[1]), calibration.llr.intercept)
+            maxima = population.maxima(model, calibration.near, size, tail.N_GALLERIES)
+            row: dict[str, Any] = {"artists": size, "crowding": way}
+            for fpir in (FPIR, COMPARED_FPIR):
+                each = np.tile(weights / len(maxima), len(maxima))
+                point = metrics.fnir_at_fpir(np.zeros(1), maxima.ravel(), fpir, stranger_weights=each)
+                for length in ("clip", "4 min"):
+                    missed = [
+                        tracks.missed(replace(calibration, llr=model), point.threshold, galleries)
+                        @ probe_weights(names[name], tracks.person)
+                        for (name, how), tracks in probes.items()
+                        if how == length
+                    ]
+                    row[f"{length}@{fpir:g}"] = round(100 * float(np.mean(missed)), 1)
+            rows.append(row)
+    return rows
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
@@ -467,16 +465,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fold = FoldScores(sets, {name: scores.abstains for name, scores in shipped.items()})
     columns = {name: quality_columns(sets[name], vectors, scores) for name, scores in shipped.items()}
     measured = measure_measures(fold, columns)
-    attraction = measure_attraction(fold, shipped, vectors, cohort)
+    enrolled, heard_only = halves(read_persons(options.audio, FOLD))
+    house = House(encoder)
+    population = score_population(
+        options.audio, FOLD, house, cohort, options.cache, heard=heard_only, enrolled=enrolled
+    )
+    probed = {name: sets[name] for name in PROBES.values()}
+    probes = score_probes(options.audio, FOLD, probed, vectors, population, house, cohort, options.cache)
+    crowded = measure_crowding(encoder_calibration(encoder), population, probes)
     print_poolings(rows)
     print(f"\n{'weighed':86}{'Cllr':>8}" + "".join(f"{probe:>8}" for probe in PROBES) + "  FNIR % at FPIR 1 %")
     for row in measured:
         missed = "".join(f"{x:8.1f}" for x in row["fnir_pct"].values())
         print(f"{row['measures']:86}{row['cllr']:8.3f}{missed}")
-    told = ", ".join(f"{what} {value:g}" for what, value in attraction.items())
-    print(f"\nartists who attract strangers, and the cohort: {told}")
+    print("\n" + table_text(crowded, list(crowded[0])))
     if options.json:
-        found = {"poolings": rows, "measures": measured, "attraction": attraction}
+        found = {"poolings": rows, "measures": measured, "crowding": crowded}
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
 

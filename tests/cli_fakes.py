@@ -26,7 +26,7 @@ import soundfile
 from click.testing import CliRunner, Result
 
 from embeddings.model_dir import CALIBRATION, COHORT, load_calibration, load_cohort
-from registry import scoring
+from registry import calibration as registry_calibration
 from registry.cli import main
 from registry.store import Store
 from tests.fakes import fake_tail
@@ -108,7 +108,7 @@ def write_model(directory: Path, voice_like: Callable[..., np.ndarray], n_strang
     calibration = {
         "encoder_id": encoder.encoder_id,
         "cohort_id": hashlib.sha256((directory / COHORT).read_bytes()).hexdigest(),
-        "scoring": scoring.CONSTANTS,
+        "scoring": registry_calibration.CONSTANTS,
         "source": "made up for tests",
         "llr": {"weights": {"norm_score": 1.0, "accompaniment": 0.0}, "intercept": 0.0},
         "tail": fake_tail(THRESHOLD),
@@ -184,6 +184,7 @@ UNITLESS = {
     "own_norm_score",
     "llr",
     "similar_llr",
+    "llr_taken_off",
     "threshold",
     "budget",
     "false-flag-budget",

@@ -17,11 +17,12 @@ import pytest
 
 from embeddings.extract import Voiceprint
 from embeddings.model_dir import CALIBRATION, COHORT, Cohort, load_calibration, load_cohort
-from registry import rights, scoring
+from registry import calibration, rights
 from registry.calibration import DEFAULT_BUDGET
+from registry.crowding import NearLevels
 from registry.enroll import Enrollment, enroll_recording
 from registry.match import Matcher
-from registry.records import Consent, NewTemplate, Reference
+from registry.records import Consent, Match, NewTemplate, Reference
 from registry.store import Store
 
 DIM = 8
@@ -75,11 +76,19 @@ def fake_calibration(cohort_id: str, threshold: float = THRESHOLD) -> dict[str, 
     return {
         "encoder_id": ENCODER_ID,
         "cohort_id": cohort_id,
-        "scoring": scoring.CONSTANTS,
+        "scoring": calibration.CONSTANTS,
         "source": "made up for tests",
         "llr": {"weights": {"norm_score": 1.0, "accompaniment": 0.0}, "intercept": 0.0},
         "tail": fake_tail(threshold),
     }
+
+
+def crowded(content: dict[str, Any], artist: float = math.inf, track: float = math.inf) -> dict[str, Any]:
+    """The content of a calibration by which others are near from these levels on, and take off what they do."""
+    llr = content["llr"]
+    weights = {**llr["weights"], "artist_crowding": -1.0, "track_crowding": -1.0}
+    near = NearLevels(artist, track).as_dict()
+    return {**content, "llr": {**llr, "weights": weights}, "near": near}
 
 
 def fake_tail(threshold: float = THRESHOLD) -> dict[str, Any]:
@@ -216,6 +225,17 @@ def make_matcher(store: Store, encoder: FakeEncoder, **choice: Any) -> tuple[Mat
     """A matcher with a choice of threshold, budget or accept_extrapolation, and what it said."""
     said: list[str] = []
     return Matcher(store, encoder, said.append, **choice), said
+
+
+def matches_without(store: Store, matcher: Matcher, artist: str, voiceprint: Voiceprint) -> dict[str, Match]:
+    """What the others match while an artist's consent is withdrawn: the track is a stranger's then."""
+    rights.withdraw_consent(store, artist)
+    matcher.refresh()
+    found = {match.artist: match for match in matcher.match(voiceprint)}
+    with store.writing():
+        rights.add_consent(store, store.artist(artist).artist_id, CONSENT, renew=True)
+    matcher.refresh()
+    return found
 
 
 def table_counts(store: Store) -> dict[str, int]:

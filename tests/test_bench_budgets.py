@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,22 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from bench_budgets import ALIKE, TWIN, false_flags, group_of, moved, plain_threshold, simulate
 from populations import Population
 
+from registry.calibration import Calibration
+from tests.fakes import crowded
+from tests.trial_fakes import calibration
 
-def population(n_strangers: int, n_tracks: int, n_voices: int) -> Population:
-    """Strangers with the same number of tracks each, all heard in one way; scores come beside it."""
-    shape = n_strangers * n_tracks, n_voices
+
+def population(n_strangers: int, n_tracks: int, scores: np.ndarray) -> Population:
+    """Strangers with the same number of tracks each, all heard in one way; no voice comes near another."""
+    shape = n_strangers * n_tracks, scores.shape[1]
+    n_voices = shape[1]
     return Population(
         voices=[f"voice-{i}" for i in range(n_voices)],
         sings=np.zeros(n_voices, bool),
-        norm=np.zeros(shape),
+        norm=scores,
         compared=np.ones(shape, bool),
         accompaniment=np.zeros(shape[0]),
+        between=np.where(np.eye(n_voices, dtype=bool), -np.inf, 0.0),
         abstains=np.zeros(shape[0], bool),
         person=np.repeat([f"stranger-{i:03d}" for i in range(n_strangers)], n_tracks),
         condition=np.full(shape[0], "sung alone 10 s"),
@@ -30,11 +37,10 @@ def population(n_strangers: int, n_tracks: int, n_voices: int) -> Population:
 
 
 def test_false_flags_are_counted_over_all_voices_of_a_gallery():
-    heard = population(50, 2, 4)
     scores = np.zeros((100, 4))
     scores[:10, 3] = 5.0  # both tracks of five strangers of fifty, with one voice
 
-    rate = false_flags(scores, heard, 5.0, 4, None)
+    rate = false_flags(calibration(), population(50, 2, scores), 5.0, 4)
 
     assert (rate.value, rate.n_strangers, rate.n_tracks) == (pytest.approx(0.1), 50, 100)
     assert 0.0 < rate.low < 0.1 < rate.high < 0.25
@@ -43,20 +49,39 @@ def test_false_flags_are_counted_over_all_voices_of_a_gallery():
 
 
 def test_false_flags_of_half_the_voices_are_half_as_many_where_voices_have_nothing_to_do_with_one_another():
-    heard = population(1000, 1, 4)
     scores = np.zeros((1000, 4))
     for voice in range(4):
         scores[voice * 20 : voice * 20 + 20, voice] = 5.0
+    heard = population(1000, 1, scores)
 
-    assert false_flags(scores, heard, 5.0, 4, None).value == pytest.approx(0.08)
-    assert false_flags(scores, heard, 5.0, 2, None).value == pytest.approx(0.04, abs=0.002)
+    assert false_flags(calibration(), heard, 5.0, 4).value == pytest.approx(0.08)
+    assert false_flags(calibration(), heard, 5.0, 2).value == pytest.approx(0.04, abs=0.002)
+
+
+def test_a_voice_that_others_of_the_gallery_come_near_is_flagged_at_a_higher_score():
+    """All of the other three are near the first voice, in a gallery of two one of them is; near the others nobody."""
+    scores = np.zeros((100, 4))
+    scores[:10, 0], scores[10:20, 3] = 5.0, 5.0
+    heard = population(100, 1, scores)
+    between = heard.between.copy()
+    between[1:, 0] = 9.0
+    heard = replace(heard, between=between)
+    near = Calibration.from_dict(crowded(calibration().content, artist=9.0))
+
+    with_three, with_one = np.log10(5 / 2.03), np.log10(3 / 2.01)
+
+    assert false_flags(near, heard, 5.0, 4).value == pytest.approx(0.1)
+    assert false_flags(near, heard, 5.0 - with_three - 0.01, 4).value == pytest.approx(0.2)
+    assert false_flags(near, heard, 5.0 - with_three + 0.01, 4).value == pytest.approx(0.1)
+    assert false_flags(near, heard, 5.0 - with_one - 0.01, 2).value > false_flags(near, heard, 5.0, 2).value
+    assert false_flags(near, heard, 5.0 - with_one + 0.01, 2).value == false_flags(near, heard, 5.0, 2).value
+    assert false_flags(near, heard, 5.0, 1).value == pytest.approx(false_flags(calibration(), heard, 5.0, 1).value)
 
 
 def test_plain_threshold_is_reached_by_the_budget_divided_by_the_artists():
-    heard = population(100, 1, 10)
     scores = np.arange(1000.0).reshape(100, 10)
 
-    assert plain_threshold(scores, heard, 0.1, 10) == 990.0  # 1 % of 1,000 comparisons: ten
+    assert plain_threshold(scores, population(100, 1, scores), 0.1, 10) == 990.0  # 1 % of 1,000 comparisons: ten
 
 
 def test_moved_vectors_have_the_cosine_asked_for():

@@ -24,10 +24,20 @@ from trial_vectors import House, ItemVectors, ShippedScores, all_windows, code_w
 
 from embeddings.model_dir import check_sums, write_sums
 from registry import metrics, scoring
-from registry.calibration import DEFAULT_BUDGET, Calibration
+from registry.calibration import DEFAULT_BUDGET, Calibration, together
+from registry.crowding import NearLevels, artist_crowding, track_crowding
 from registry.llr import LlrModel
 from registry.tail import fit_tail, threshold_for
-from tests.fakes import FakeEncoder, enroll_vectors, fake_cohort, make_matcher, make_voiceprint, singer
+from tests.fakes import (
+    FakeEncoder,
+    crowded,
+    enroll_vectors,
+    fake_cohort,
+    make_matcher,
+    make_voiceprint,
+    matches_without,
+    singer,
+)
 
 
 def _trial_set(name: str, models: dict[str, list[str]], tests: list[tuple[str, str, str]]) -> TrialSet:
@@ -71,12 +81,14 @@ def _search(name: str = "strangers-sung") -> tuple[TrialSet, dict[str, ItemVecto
 # --- scoring ----------------------------------------------------------------------------------------------------------
 
 
-def test_shipped_scores_are_what_the_registry_reports(store, encoder):
-    """With a cohort that says what is over music, and an llr that weighs it."""
+@pytest.mark.parametrize("near", [NearLevels(), NearLevels(artist=-1.0, track=-0.7)])
+def test_shipped_scores_are_what_the_registry_reports(store, encoder, near):
+    """With a cohort that says what is over music, and an llr that weighs it; of others as if a stranger were heard."""
     condition = np.where(np.arange(48) % 3 == 0, "sung+music", "sung")
     encoder.cohort = replace(fake_cohort(), condition=condition)
     weights = {"norm_score": 0.8, "accompaniment": 5.0}
     encoder.calibration["llr"] = {"weights": weights, "intercept": -0.7}
+    encoder.calibration = crowded(encoder.calibration, near.artist, near.track)
     trials, vectors = _search()
     for person, (path,) in zip(trials.model_persons(), trials.model_keys(), strict=True):
         enroll_vectors(store, encoder, person, vectors[path].vectors)
@@ -85,16 +97,47 @@ def test_shipped_scores_are_what_the_registry_reports(store, encoder):
 
     scores = trial_vectors.shipped_scores(trials, vectors, cohort)
 
-    llrs = scores.llr(LlrModel((0.8, 5.0), -0.7))
+    model = LlrModel((0.8, 5.0, -1.0, -1.0), -0.7)
+    llrs, measured = scores.llr(model, near), scores.measured(model, near)
     assert np.abs(scores.accompaniment).max() > 0.05
-    assert scores.measured.shape == (12, 5, 2)
-    for i, path in enumerate(trials.test_keys()):
-        matches = {match.artist: match for match in matcher.match(make_voiceprint(vectors[path].vectors, path))}
-        reported = [matches[person] for person in trials.model_persons()]
+    assert measured.shape == scores.plain.shape == (12, 5, 4)
+    for i, (path, person) in enumerate(zip(trials.test_keys(), trials.test_persons(), strict=True)):
+        voiceprint = make_voiceprint(vectors[path].vectors, path)
+        matches = {match.artist: match for match in matcher.match(voiceprint)}
+        if person in matches:
+            matches = {**matches_without(store, matcher, person, voiceprint), person: matches[person]}
+        reported = [matches[artist] for artist in trials.model_persons()]
         assert [match.norm_score for match in reported] == np.round(scores.norm[i], 3).tolist()
         assert [match.llr for match in reported] == llrs[i].tolist()
-        assert scores.measured[i].tolist() == [[norm, scores.accompaniment[i]] for norm in scores.norm[i]]
+        plain = [[norm, scores.accompaniment[i], 0.0, 0.0] for norm in scores.norm[i]]
+        assert scores.plain[i].tolist() == plain
+        assert measured[i, :, :2].tolist() == [row[:2] for row in plain]
+    assert (measured[..., 2:] > 0).any(axis=(0, 1)).tolist() == [near != NearLevels()] * 2
     assert scores.abstains.tolist() == [False] * 11 + [True]
+
+
+def test_nothing_is_known_of_others_by_any_of_the_models_of_who_is_heard():
+    """Where a set enrolls somebody in two ways, others are crowded by neither, and neither crowds the other."""
+    trials, vectors = _search()
+    twice = replace(trials, models=(*trials.models, trials.models[0]))
+    near, model = NearLevels(artist=-1.0, track=-1.0), LlrModel((1.0, 0.0, -1.0, -1.0), 0.0)
+    cohort = scoring.prepare_cohort(fake_cohort().vectors, fake_cohort().person)
+
+    scores = trial_vectors.shipped_scores(twice, vectors, cohort)
+
+    assert (scores.is_own[0].tolist(), scores.voice.tolist()) == ([True] + [False] * 4 + [True], [0, 1, 2, 3, 4, 0])
+    assert np.isneginf(scores.between[[0, 0, 5, 5], [0, 5, 0, 5]]).all() and np.isfinite(scores.between).sum() == 28
+    measured = scores.measured(model, near)
+    others = slice(1, 5)
+    assert measured[0, others, 2] == pytest.approx(artist_crowding(scores.between[others, others], -1.0))
+    assert measured[0, others, 3] == pytest.approx(track_crowding(scores.norm[:1, others], -1.0)[0])
+    for own in (0, 5):
+        assert measured[0, own, 2] == pytest.approx(artist_crowding(scores.between[others, own : own + 1], -1.0)[0])
+        near_track = track_crowding(scores.norm[:1, others], -1.0, own=np.array([-1]))[0, 0]
+        assert measured[0, own, 3] == pytest.approx(near_track)
+    # Of somebody else, the two ways in which one person is enrolled count as one voice.
+    assert measured[1, 1, 3] == pytest.approx(track_crowding(scores.norm[1:2, :5], -1.0)[0, 1])
+    assert measured[1, 1, 2] == pytest.approx(artist_crowding(scores.between[:5, 1:2], -1.0)[0])
 
 
 def test_models_are_enrolled_without_clips_that_have_too_little_voice():
@@ -206,12 +249,14 @@ def _all_sets() -> tuple[dict[str, TrialSet], dict[str, ItemVectors]]:
         dict(zip(trials.model_persons(), trials.model_keys(), strict=True)),
         [(f"{i}-other.wav", f"artist {i}", "real") for i in range(5)],
     )
-    return {**sets, "mix-mir1k": verified, "clone-singing": verified}, vectors
+    return {**sets, **dict.fromkeys(("mix-mir1k", "clone-singing", fit_builtin.SPEECH), verified)}, vectors
 
 
 def _population() -> Population:
     """Sixty strangers, each heard twice, against twelve voices: norm_scores that are noise."""
     n_strangers, n_voices = 60, 12
+    between = np.random.default_rng(5).normal(0, 1, (n_voices, n_voices)).astype(np.float32)
+    np.fill_diagonal(between, -np.inf)
     person = np.repeat([f"stranger {i}" for i in range(n_strangers)], 2)
     return Population(
         voices=[f"voice {k}" for k in range(n_voices)],
@@ -219,6 +264,7 @@ def _population() -> Population:
         norm=np.random.default_rng(4).normal(0, 1, (len(person), n_voices)),
         compared=np.ones((len(person), n_voices), bool),
         accompaniment=np.zeros(len(person)),
+        between=between,
         abstains=np.zeros(len(person), bool),
         person=person,
         condition=np.tile(["sung alone 10 s", "sung +0db 10 s"], n_strangers),
@@ -242,9 +288,17 @@ def test_what_is_fitted_is_a_calibration_whose_thresholds_are_those_of_its_tail(
         missed = {probe: round(100 * share, 1) for probe, share in calibration.missed(point["threshold"]).items()}
         assert missed == point["fnir_pct"]
     assert calibration.misfit("e", "c") is None
+    assert calibration.tail == _population().fit_tail(calibration.llr, calibration.near)
     assert calibration.tail == fit_tail(
-        _population().llr(calibration.llr), *_population().codes(), first=_population().sings
+        _population().llr(calibration.llr),
+        *_population().codes(),
+        first=_population().sings,
+        together=together(_population().between, calibration.llr, calibration.near),
+        source=np.zeros(120, np.int64),
     )
+    # Of 132 pairs of voices two are one in a hundred, of 1,440 of a track and a voice fifteen.
+    assert (_population().between >= calibration.near.artist).sum() == 2
+    assert (_population().llr(calibration.llr) >= calibration.near.track).sum() == 15
     json.dumps(fitted)
 
 
@@ -252,7 +306,7 @@ def test_the_fit_counts_who_is_flagged_and_who_abstains(fitted):
     sets, vectors = _all_sets()
     prepared = scoring.prepare_cohort(fake_cohort().vectors, fake_cohort().person)
     scores = trial_vectors.shipped_scores(sets["strangers-sung"], vectors, prepared)
-    llrs = scores.llr(LlrModel.from_dict(fitted["llr"]))
+    llrs = scores.llr(LlrModel.from_dict(fitted["llr"]), NearLevels.from_dict(fitted["near"]))
     (threshold,) = [point["threshold"] for point in fitted["operating_points"] if point["budget"] == DEFAULT_BUDGET]
     n_flagged = int((llrs[5:11].max(axis=1) >= threshold).sum())  # the eleventh abstains, and counts
 
@@ -269,27 +323,48 @@ def test_parts_of_a_mixture_and_persons_imitated_weigh_the_same_whatever_their_s
     """A part three times over, and one person's clones many times over, change nothing but for the ridge's little."""
     sets, _ = _all_sets()
     rng = np.random.default_rng(8)
-    measured = {
-        name: rng.normal(k % 3, 1.0, (len(trials.tests), 5, 2)) for k, (name, trials) in enumerate(sets.items())
-    }
-    for name in fit_builtin.PROBES.values():
-        measured[name][np.arange(5), np.arange(5)] += [[2.0, 0.5]] * 4 + [[0.5, 0.5]]  # the fifth is hard to tell
+    between = np.where(np.eye(5, dtype=bool), -np.inf, 0.0)
+    between[1:4, 0] = between[4, 2] = 9.0  # three others are near the first, one is near the third
+    shipped = {}
+    for k, (name, trials) in enumerate(sets.items()):
+        norm, music = rng.normal(k % 3, 1.0, (len(trials.tests), 5)), rng.normal(k % 3, 1.0, len(trials.tests))
+        if name in {*fit_builtin.PROBES.values(), fit_builtin.SPEECH}:
+            norm[np.arange(5), np.arange(5)] += [2.0] * 4 + [0.5]  # the fifth is hard to tell
+            music[:5] += 0.5
+        is_own = np.arange(len(trials.tests))[:, None] == np.arange(5)[None, :]
+        shipped[name] = ShippedScores(
+            norm, norm, music, between, np.arange(5), is_own, np.zeros(len(trials.tests), bool)
+        )
     fold = fit_builtin.FoldScores(sets, {name: np.zeros(len(trials.tests), bool) for name, trials in sets.items()})
 
     def fit_again(name: str, rows: list[int]) -> LlrModel:
         """With these tests of one set in the place of its own."""
         trials = replace(sets[name], tests=tuple(sets[name].tests[row] for row in rows))
         some = fit_builtin.FoldScores({**sets, name: trials}, {**fold.abstains, name: np.zeros(len(rows), dtype=bool)})
-        return fit_builtin.fit_mixture(some, {**measured, name: measured[name][rows]})
+        scores = shipped[name]
+        part = replace(
+            scores,
+            norm=scores.norm[rows],
+            accompaniment=scores.accompaniment[rows],
+            is_own=scores.is_own[rows],
+            abstains=scores.abstains[rows],
+        )
+        return fit_builtin.fit_mixture(some, {**shipped, name: part}, _population())[0]
 
-    once = fit_builtin.fit_mixture(fold, measured)
+    once, near = fit_builtin.fit_mixture(fold, shipped, _population())
+    crowding = np.concatenate([scores.measured(once, near)[..., 2:].reshape(-1, 2) for scores in shipped.values()])
+    assert (crowding > 0).any(axis=0).all()
     for name, rows in (
         ("mix-mir1k", [*range(5)] * 3),
         ("strangers-spoken", [*range(12)] * 3),
         ("clone-singing", [*range(5), *[4] * 30]),
+        (fit_builtin.SPEECH, [*range(5)] * 3),
     ):
         again = fit_again(name, rows)
         assert (*again.weights, again.intercept) == pytest.approx((*once.weights, once.intercept), rel=2e-3), name
+    speech = fit_again(fit_builtin.SPEECH, [*range(5), *[4] * 30])  # in slope and intercept only
+    assert abs(speech.weights[0] - once.weights[0]) > 0.01 * once.weights[0]
+    assert speech.weights[1] / speech.weights[0] == pytest.approx(once.weights[1] / once.weights[0], rel=1e-9)
     other = fit_again("mix-mir1k", [*range(5), *[4] * 30])  # singers of mixes count by their tracks
     assert abs(other.weights[0] - once.weights[0]) > 0.01 * once.weights[0]
 
@@ -344,7 +419,9 @@ def test_the_lower_part_counts_flags_and_abstentions(capsys):
     llrs = np.zeros((12, 5))
     llrs[0, 0], llrs[1, 2], llrs[5, 3], llrs[11, 0] = 9, 9, 9, 9  # found; another's; a stranger; one that abstains
     nothing = np.zeros((12, 5))  # of the scores that the llrs were made of
-    shipped = ShippedScores(nothing, nothing, nothing[:, 0], np.arange(12) == 11)
+    shipped = ShippedScores(
+        nothing, nothing, nothing[:, 0], nothing[:5], np.arange(5), nothing.astype(bool), np.arange(12) == 11
+    )
     sets = dict.fromkeys((*fit_builtin.STRANGER_SETS, "strangers-mixes", "instrumentals", "mix-mir1k"), trials)
     sets |= dict.fromkeys(("clone-singing", "clone-speech"), trials)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import numpy as np
 import pytest
 
-from registry import scoring
 from registry.calibrate import (
     MIN_PERSONS,
     MIN_STRANGER_TRACKS,
@@ -20,15 +20,17 @@ from registry.calibrate import (
     fit_calibration,
     without_each,
 )
-from registry.calibration import Calibration, Rule
+from registry.calibration import CONSTANTS, Calibration, Rule
 from registry.calibrations import active_calibration, add_calibration, roll_back
+from registry.crowding import NearLevels
 from registry.errors import NoThreshold, TooFewRecordings
 from registry.evaluate import CLONES, GENUINE
 from registry.evaluation_report import CHANGE_COLUMNS, change_rows
+from registry.llr import llr_of
 from registry.llr_metrics import cllr
 from registry.tail import share_above, threshold_for
 from registry.trials import TrialScores
-from tests.fakes import COHORT_ID, ENCODER_ID
+from tests.fakes import COHORT_ID, ENCODER_ID, crowded
 from tests.trial_fakes import calibration, level_tail, make_scores, recording
 
 
@@ -56,14 +58,16 @@ def cost(scores, llrs):
 
 
 def test_llrs_come_to_mean_what_they_say(scores, fitted):
-    assert cost(scores, scores.llr(fitted.llr)) < cost(scores, scores.llr(calibration().llr))
+    assert cost(scores, scores.llr(fitted.llr, fitted.near)) < cost(
+        scores, scores.llr(calibration().llr, calibration().near)
+    )
     # Of Gaussians 4 apart with one spread the llr is known: 4 x - 8, in natural logarithms.
     assert fitted.llr.weights[0] == pytest.approx(4 / math.log(10), rel=0.15)
     assert -fitted.llr.intercept / fitted.llr.weights[0] == pytest.approx(2, abs=0.15)
 
 
 def test_thresholds_keep_their_budget_on_these_strangers(scores, fitted):
-    strangers = np.where(scores.compared(), scores.llr(fitted.llr), -np.inf).max(axis=1)
+    strangers = np.where(scores.compared(), scores.llr(fitted.llr, fitted.near), -np.inf).max(axis=1)
 
     for budget in (0.1, 0.03):
         threshold = Rule(fitted, budget, 40).threshold(1).llr
@@ -72,17 +76,38 @@ def test_thresholds_keep_their_budget_on_these_strangers(scores, fitted):
     assert share_above(fitted.tail, Rule(fitted, 0.1, 40).threshold(1).llr, 40) <= 0.1
 
 
+def test_the_tail_is_of_what_is_decided_on_with_crowding_taken_off_in_hundredths(scores, fitted):
+    """Forty persons are one gallery: the share at or above each level is that of strangers' tracks, to the last one."""
+    llrs = scores.llr(fitted.llr, fitted.near)
+    best = np.where(scores.compared(), llrs, -np.inf).max(axis=1)
+
+    assert fitted.tail.n_voices == 40 and (scores.measured(fitted.llr, fitted.near)[..., 2:] > 0).mean() > 0.1
+    assert fitted.tail.shares == pytest.approx(
+        [np.mean(best >= level - 1e-6) for level in fitted.tail.levels], abs=1e-6
+    )
+
+
+def test_one_in_a_hundred_of_what_strangers_score_is_near(scores, fitted):
+    """Of voices with one another, and of tracks before crowding is taken off, as the llrs that come out have it."""
+    strangers = scores.plain_llr_rows(fitted.llr)[scores.compared()]
+
+    assert np.mean(scores.between[np.isfinite(scores.between)] >= fitted.near.artist) == pytest.approx(0.01, abs=1e-3)
+    assert np.mean(strangers >= fitted.near.track) == pytest.approx(0.01, abs=1e-4)
+    assert fitted.llr.weights[2] == fitted.llr.weights[3] < 0
+    assert fitted.content["near"] == {"artist": fitted.near.artist, "track": fitted.near.track}
+
+
 def test_a_calibration_says_what_it_was_fitted_on_and_names_nobody(scores, fitted):
     content = fitted.content
 
     assert set(content) == {
-        *("encoder_id", "cohort_id", "scoring", "llr", "tail", "source", "found", "tail_population"),
+        *("encoder_id", "cohort_id", "scoring", "llr", "near", "tail", "source", "found", "tail_population"),
         *("made_at", "likeness_version"),
     }
     assert (content["encoder_id"], content["cohort_id"], content["scoring"]) == (
         ENCODER_ID,
         COHORT_ID,
-        scoring.CONSTANTS,
+        CONSTANTS,
     )
     assert content["source"] == "calibrated on the owner's recordings (40 persons, 240 recordings)"
     assert not [name for name in (*scores.persons, *scores.paths) if name in str(content)]
@@ -134,11 +159,15 @@ def test_each_person_is_judged_by_a_fit_without_that_person(scores):
     own = scores.track_person == 3
     others[np.ix_(own, np.arange(40) != 3)] += 2.0
     others[~own, 3] += 2.0
-    changed = dataclasses.replace(scores, norm=others)
+    between = scores.between.copy()
+    between[3, :], between[:, 3] = 9.0, 9.0
+    between[3, 3] = -np.inf
+    changed = dataclasses.replace(scores, norm=others, between=between)
 
     judges, after = (without_each(each, fit(each), None, None) for each in (scores, changed))
 
-    same = [judge.llr == other.llr and judge.tail == other.tail for judge, other in zip(judges, after, strict=True)]
+    parts = [[(judge.llr, judge.near, judge.tail) for judge in fitted] for fitted in (judges, after)]
+    same = [judge == other for judge, other in zip(*parts, strict=True)]
     assert sorted(same) == [False, False, False, False, True]
     assert all(judge.llr != fit(scores).llr for judge in judges)
 
@@ -152,7 +181,9 @@ def test_only_tail_keeps_what_scores_are_worth(scores):
     after = fit(scores, before, "tail")
 
     assert after.content["llr"] == before.content["llr"]
+    assert after.near == before.near == NearLevels()
     assert after.tail != before.tail
+    json.dumps(after.content, allow_nan=False)  # also where nobody is near
     assert after.source == (
         "tail calibrated on the owner's recordings (40 persons, 240 recordings); the rest: made up for tests"
     )
@@ -160,11 +191,37 @@ def test_only_tail_keeps_what_scores_are_worth(scores):
     assert becomes.cllr == was.cllr
 
 
-def test_only_llr_moves_thresholds_along_so_that_the_same_tracks_are_flagged(scores):
-    before = fit(make_scores(40, 6, own=3.0, seed=9))
+def test_only_tail_takes_off_what_others_near_do_as_the_calibration_before_says(scores):
+    before = Calibration.from_dict(crowded(calibration().content, artist=1.5, track=1.0))
+
+    after, uncrowded = fit(scores, before, "tail"), fit(scores, calibration(), "tail")
+
+    assert (after.content["llr"], after.content["near"]) == (before.content["llr"], {"artist": 1.5, "track": 1.0})
+    best = np.where(scores.compared(), scores.llr(before.llr, before.near), -np.inf).max(axis=1)
+    assert after.tail.shares == pytest.approx([np.mean(best >= level - 1e-6) for level in after.tail.levels], abs=1e-6)
+    assert threshold_for(after.tail, 0.1, 40) < threshold_for(uncrowded.tail, 0.1, 40) - 0.1
+
+
+@pytest.mark.parametrize("is_crowded", [False, True])
+def test_only_llr_moves_thresholds_along_so_that_the_same_tracks_are_flagged(scores, is_crowded):
+    earlier = make_scores(40, 6, own=3.0, seed=9)
+    before = fit(earlier)
+    if not is_crowded:
+        before = fit(earlier, Calibration.from_dict({**before.content, "near": NearLevels().as_dict()}), "tail")
 
     after = fit(scores, before, "llr")
 
+    was, becomes = (scores.measured(each.llr, each.near) for each in (before, after))
+    assert (was[..., 2:] > 0).any(axis=(0, 1)).tolist() == [is_crowded] * 2
+    np.testing.assert_array_equal(becomes, was)  # the same others are near
+    assert after.near.artist == before.near.artist
+    for n_artists in (40, 500):
+        flags = []
+        for each, measured in ((before, was), (after, becomes)):
+            # To the digits that are rounded away: of two scales hundredths are not the same.
+            flags.append(llr_of(measured, each.llr) >= threshold_for(each.tail, 0.03, n_artists))
+        np.testing.assert_array_equal(*flags)
+        assert 0 < flags[0].sum() < flags[0].size
     assert after.llr != before.llr
     ratio = after.llr.weights[0] / before.llr.weights[0]
     assert after.llr.weights == pytest.approx([ratio * weight for weight in before.llr.weights])
@@ -176,7 +233,17 @@ def test_only_llr_moves_thresholds_along_so_that_the_same_tracks_are_flagged(sco
             abs=0.01 / min(before.llr.weights[0], after.llr.weights[0]),  # both are rounded up to hundredths
         )
         assert old.decades_beyond == new.decades_beyond
-    assert cost(scores, scores.llr(after.llr)) <= cost(scores, scores.llr(before.llr))
+    assert cost(scores, scores.llr(after.llr, after.near)) <= cost(scores, scores.llr(before.llr, before.near))
+
+
+def test_llr_fitted_again_to_the_same_recordings_comes_out_as_it_was(scores, fitted):
+    again = fit(scores, fitted, "llr")
+
+    assert again.llr.weights == pytest.approx(fitted.llr.weights, rel=1e-9)
+    assert again.llr.intercept == pytest.approx(fitted.llr.intercept, abs=1e-9)
+    assert again.near.track == pytest.approx(fitted.near.track, abs=1e-9)
+    measured = scores.measured(fitted.llr, fitted.near)
+    np.testing.assert_array_equal(scores.measured(again.llr, again.near), measured)
 
 
 @pytest.mark.parametrize("only", ["tail", "llr"])

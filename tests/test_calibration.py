@@ -6,10 +6,12 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
-from registry import scoring
-from registry.calibration import DEFAULT_BUDGET, LEAST_LLR, Calibration, Rule, Threshold
+from registry import crowding, scoring
+from registry.calibration import CONSTANTS, DEFAULT_BUDGET, LEAST_LLR, Calibration, Rule, Threshold, together
+from registry.crowding import NearLevels
 from registry.errors import NoThreshold
 from registry.llr import LlrModel
 from registry.tail import REFUSED_BEYOND, SAID_BEYOND, Tail, decades_beyond, threshold_for
@@ -31,7 +33,7 @@ CALIBRATION = Calibration.from_dict(content())
 
 def test_a_calibration_is_read_as_it_was_written():
     found = {"clean": [None, -0.5, 1.0, 2.0], "clones": [1.0]}
-    written = content(found=found, made_at="2026-01-02T03:04:05Z")
+    written = content(found=found, near={"artist": 0.5, "track": -0.25}, made_at="2026-01-02T03:04:05Z")
 
     calibration = Calibration.from_dict(json.loads(json.dumps(written)))
 
@@ -39,14 +41,20 @@ def test_a_calibration_is_read_as_it_was_written():
         calibration_id=calibration.calibration_id,
         encoder_id=ENCODER_ID,
         cohort_id=COHORT_ID,
-        constants=scoring.CONSTANTS,
-        llr=LlrModel((1.0, 0.0), 0.0),
+        constants=CONSTANTS,
+        llr=LlrModel((1.0, 0.0, 0.0, 0.0), 0.0),
+        near=NearLevels(0.5, -0.25),
         tail=Tail.from_dict(written["tail"]),
         source="made up for tests",
         found={"clean": (-math.inf, -0.5, 1.0, 2.0), "clones": (1.0,)},
         content=written,
     )
     assert CALIBRATION.found == {}
+    assert CONSTANTS == {**scoring.CONSTANTS, **crowding.CONSTANTS}
+
+
+def test_where_a_calibration_does_not_say_what_is_near_nobody_is():
+    assert CALIBRATION.near == NearLevels(math.inf, math.inf)
 
 
 def test_its_id_is_of_all_of_its_content_in_whatever_order():
@@ -92,9 +100,15 @@ def test_a_calibration_of_the_release_before_is_refused():
         ({"tail": {**content()["tail"], "growth": 0.5}}, "its tail is not one: .*growth"),
         ({"tail": {**content()["tail"], "scale": 0.0}}, "scale not above 0"),
         ({"llr": {"slope": 1.0, "intercept": 0.0}}, "llr needs an intercept and weights of norm_score, accompaniment"),
-        ({"llr": [1.0]}, "scoring, llr and found are not objects"),
-        ({"scoring": 150}, "scoring, llr and found are not objects"),
-        ({"found": [1.0]}, "scoring, llr and found are not objects"),
+        ({"llr": [1.0]}, "scoring, llr, near and found are not objects"),
+        ({"scoring": 150}, "scoring, llr, near and found are not objects"),
+        ({"found": [1.0]}, "scoring, llr, near and found are not objects"),
+        ({"near": 2.5}, "scoring, llr, near and found are not objects"),
+        ({"near": None}, "scoring, llr, near and found are not objects"),
+        ({"near": {}}, r"near is {}, not the levels of artist and track"),
+        ({"near": {"artist": 2.5}}, r"near is {'artist': 2.5}, not the levels of artist and track"),
+        ({"near": {"artist": 2.5, "track": "1"}}, "not the levels of artist and track"),
+        ({"near": {"artist": 2.5, "track": math.nan}}, "not the levels of artist and track"),
         ({"found": {"clean": ["high"]}}, "could not convert string to float: 'high'"),
     ],
 )
@@ -108,9 +122,70 @@ def test_what_it_was_fitted_for_instead_is_named():
     assert CALIBRATION.misfit("0" * 64, COHORT_ID) == "encoder (ffffffffffff, this is 000000000000)"
     assert CALIBRATION.misfit(ENCODER_ID, "0" * 64) == "cohort (cccccccccccc, this is 000000000000)"
     earlier = Calibration.from_dict(content(scoring={"cohort_top": 1}))
-    assert earlier.misfit(ENCODER_ID, COHORT_ID) == (
-        f"way of scoring ({{'cohort_top': 1}}, this is {scoring.CONSTANTS})"
+    assert earlier.misfit(ENCODER_ID, COHORT_ID) == (f"way of scoring ({{'cohort_top': 1}}, this is {CONSTANTS})")
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_one_of_another_number_near_or_of_another_way_of_scoring_does_not_fit(name):
+    other = Calibration.from_dict(content(scoring={**CONSTANTS, name: 2 * CONSTANTS[name]}))
+
+    assert other.misfit(ENCODER_ID, COHORT_ID).startswith("way of scoring (")
+
+
+# --- crowding ---
+
+
+def test_with_voices_enrolled_together_is_taken_off_what_crowding_says_in_hundredths():
+    """By hand, for the third, first and last of five voices: those near of the two others, and of the three."""
+    inf = math.inf
+    between = np.array(
+        [  # of the voice in a row with the artist in a column
+            [-inf, 9.0, 0.0, 9.0, 3.0],
+            [9.0, -inf, 9.0, 9.0, 9.0],
+            [2.0, 9.0, -inf, 9.0, 1.9],
+            [9.0, 9.0, 9.0, -inf, 9.0],
+            [2.5, 9.0, 0.5, 9.0, -inf],
+        ]
     )
+    model, near = LlrModel((1.0, 0.0, -0.5, -2.0), 0.0), NearLevels(artist=2.0, track=1.0)
+    llrs = np.array([[0.504, 1.0, 3.0], [-inf, 1.504, 0.996], [-inf, -inf, -inf], [0.504, 1.0, 3.0]])
+
+    found = together(between, model, near)(llrs, np.array([2, 0, 4]), np.array([-1, 0, -1, 2]))
+
+    def times(n_near: int, n_compared: int) -> float:
+        return max(0.0, math.log10((n_near + 2.0) / (0.01 * n_compared + 2.0)))
+
+    # Of the artists 2, 0 and 4 these are near: nobody; 2 and 4; 0.
+    assert found[0].tolist() == [
+        round(0.504 - 2.0 * times(2, 2), 2),
+        round(1.0 - 0.5 * times(2, 2) - 2.0 * times(1, 2), 2),
+        round(3.0 - 0.5 * times(1, 2) - 2.0 * times(1, 2), 2),
+    ]
+    # The second track is the third voice's own, which then tells nothing of the others.
+    assert found[1].tolist() == [
+        -inf,
+        round(1.504 - 0.5 * times(1, 1), 2),
+        round(0.996 - 0.5 * times(1, 1) - 2.0 * times(1, 1), 2),
+    ]
+    assert found[2].tolist() == [-inf] * 3
+    # The last is the fifth voice's own, of which nothing is known of the others although it has a score itself.
+    assert found[3].tolist() == [
+        round(0.504 - 2.0 * times(1, 1), 2),
+        round(1.0 - 0.5 * times(1, 1), 2),
+        round(3.0 - 0.5 * times(1, 2) - 2.0 * times(1, 2), 2),
+    ]
+
+
+def test_where_nobody_is_near_llrs_together_are_only_rounded():
+    between = np.where(np.eye(3, dtype=bool), -np.inf, 9.0)
+    llrs = np.array([[3.0049, -1.0, -np.inf]])
+    voices, own = np.arange(3), np.array([-1])
+
+    for model, near in (
+        (LlrModel((1.0, 0.0, -1.0, -1.0), 0.0), NearLevels()),
+        (LlrModel((1.0, 0.0, 0.0, 0.0), 0.0), NearLevels(0.0, -2.0)),
+    ):
+        assert together(between, model, near)(llrs, voices, own).tolist() == [[3.0, -1.0, -np.inf]]
 
 
 # --- thresholds ---

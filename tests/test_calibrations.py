@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from registry import audit, scoring
-from registry.calibration import Calibration
+from registry import audit
+from registry.calibration import CONSTANTS, Calibration
 from registry.calibrations import active_calibration, add_calibration, list_calibrations, roll_back
 from registry.errors import RegistryError, StoreDamaged
 from registry.store import Store
@@ -104,7 +104,7 @@ def test_one_of_another_way_of_scoring_waits(store, monkeypatch):
     add_calibration(store, calibration("first"))
     add_calibration(store, calibration("second"))
 
-    monkeypatch.setattr(scoring, "CONSTANTS", {**scoring.CONSTANTS, "stretch_windows": 99})
+    monkeypatch.setattr("registry.calibration.CONSTANTS", {**CONSTANTS, "stretch_windows": 99})
     assert source(store) is None
     monkeypatch.undo()
 

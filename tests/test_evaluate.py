@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from registry import llr_metrics, metrics
-from registry.calibration import Rule
+from registry.calibration import Calibration, Rule
 from registry.evaluate import BUDGETS, CLONES, GENUINE, NEW_SOURCE, SIZES, FalseFlag, PersonRow, evaluate
 from registry.evaluation_report import FIGURE_COLUMNS, evaluation_text, figure_rows, figure_text
 from registry.records import Unusable
 from registry.trials import TrialScores
+from tests.fakes import crowded
 from tests.trial_fakes import calibration, level_tail, make_scores
 
 
@@ -24,7 +25,7 @@ def targets_of(evaluation, kind):
 
 def trials(scores: TrialScores, *, clones: bool = False):
     """llr and label of every trial, one by one."""
-    llrs = scores.llr(calibration().llr)
+    llrs = scores.llr(calibration().llr, calibration().near)
     at = scores.targets(clones=clones)
     own = [llrs[i, scores.track_person[i]] for i in at]
     others = [
@@ -72,7 +73,7 @@ def test_figures_whatever_the_threshold_are_those_of_the_trials(scores, found, k
 
 
 def test_rates_at_thresholds_are_counted(scores, found):
-    llrs = scores.llr(calibration().llr)
+    llrs = scores.llr(calibration().llr, calibration().near)
     own, _ = trials(scores)
     for point in found.budgets:
         threshold = Rule(calibration(), point.budget, 12).threshold(1).llr
@@ -103,6 +104,80 @@ def test_galleries_grow_and_what_cannot_be_counted_is_left_out(scores):
     assert found.sizes[-1].decades_beyond > 1
     whole = next(point for point in found.sizes if point.n_artists == 12)
     assert whole == found.budgets[0]
+
+
+def crowded_calibration(**changed):
+    """One in six voices is near a voice, and one in six artists a track."""
+    content = calibration(**changed).content
+    return Calibration.from_dict(crowded(content, artist=1.0, track=1.0))
+
+
+def by_hand(scores: TrialScores) -> np.ndarray:
+    """llr of each row with each model, one by one, by `crowded_calibration`; the model of who is heard is not there."""
+
+    def times(near: list[bool]) -> float:
+        return max(0.0, np.log10((sum(near) + 2.0) / (0.01 * len(near) + 2.0)))
+
+    rows = np.empty(scores.norm.shape)
+    for row, track in enumerate(scores.row_track):
+        heard = int(scores.track_person[track])
+        for j in range(rows.shape[1]):
+            others = [k for k in range(rows.shape[1]) if k not in (j, heard)]
+            of_artist = times([scores.between[k, j] >= 1.0 for k in others])
+            of_track = times([scores.norm[row, k] >= 1.0 for k in others])
+            rows[row, j] = round(float(scores.norm[row, j]) - of_artist - of_track, 2)
+    return rows
+
+
+def test_others_who_come_near_are_taken_off_with_everybody_enrolled_and_with_some():
+    """Of all persons as one gallery the rates are those of the thresholds, to the last flag."""
+    scores = make_scores(12, 6, 2, own=1.5)
+    llrs = by_hand(scores)
+    own = scores.track_person
+
+    found = evaluate(scores, crowded_calibration(tail=level_tail(1.0)), [0.03])
+
+    strangers = np.flatnonzero(~scores.is_clone)
+    flagged = [max(llrs[i, j] for j in range(12) if j != own[i]) >= 1.0 for i in strangers]
+    missed = [llrs[i, own[i]] < 1.0 for i in scores.targets(clones=False)]
+    assert found.budgets[0].fpir.value == pytest.approx(np.mean(flagged)) and 0.05 < np.mean(flagged) < 0.95
+    assert found.budgets[0].fnir[GENUINE].value == pytest.approx(np.mean(missed)) and np.mean(missed) > 0.0
+    whole = next(point for point in found.sizes if point.n_artists == 12)
+    assert whole == found.budgets[0]
+    alone = next(point for point in found.sizes if point.n_artists == 1)
+    plain = evaluate(scores, calibration(tail=level_tail(1.0)), [0.03])
+    assert alone.fpir == next(point for point in plain.sizes if point.n_artists == 1).fpir  # nobody else is there
+    assert found.budgets[0].fpir.value < plain.budgets[0].fpir.value
+
+
+@pytest.mark.parametrize(("seed", "threshold"), [(1, 0.6), (29, 0.8), (29, 1.2), (29, 1.4), (29, 1.6)])
+def test_of_everybody_as_one_gallery_the_rate_is_that_of_everybody(seed, threshold):
+    """Of 29 some llrs reach the threshold only, or not at all, where they are rounded before crowding is taken off."""
+    scores = make_scores(12, 6, seed=seed)
+
+    found = evaluate(scores, crowded_calibration(tail=level_tail(threshold)), [0.03])
+
+    assert next(point for point in found.sizes if point.n_artists == 12) == found.budgets[0]
+
+
+def test_of_a_track_of_several_sections_each_is_crowded_by_itself(scores):
+    """Others who come near another section than the best one take nothing off; rates are to the last flag."""
+    sections = dataclasses.replace(
+        scores,
+        row_track=np.repeat(np.arange(96), 3),
+        norm=np.random.default_rng(3).normal(0, 1, (288, 12)).astype(np.float32),
+        accompaniment=np.zeros(288),
+        n_sections=np.full(96, 3),
+    )
+    llrs = by_hand(sections).reshape(96, 3, 12).max(axis=1)
+    own = scores.track_person
+
+    found = evaluate(sections, crowded_calibration(tail=level_tail(1.0)), [0.03])
+
+    threshold = Rule(calibration(tail=level_tail(1.0)), 0.03, 12).threshold(3).llr
+    flagged = [max(llrs[i, j] for j in range(12) if j != own[i]) >= threshold for i in np.flatnonzero(~scores.is_clone)]
+    assert found.budgets[0].fpir.value == pytest.approx(np.mean(flagged)) and 0.05 < np.mean(flagged) < 0.95
+    assert next(point for point in found.sizes if point.n_artists == 12) == found.budgets[0]
 
 
 def test_a_track_of_several_sections_has_to_reach_more():

@@ -8,7 +8,7 @@ import pytest
 from registry import match as match_module
 from registry import scoring
 from registry.errors import ConsentMissing, RegistryError, UnknownArtist
-from registry.explain import OtherArtist, check_matched, explain, explanation_text
+from registry.explain import OtherArtist, Part, check_matched, explain, explanation_text
 from registry.identity import rename_artist
 from registry.match import Matcher
 from registry.rights import withdraw_consent
@@ -17,6 +17,7 @@ from tests.fakes import (
     COHORT_ID,
     THRESHOLD,
     FakeEncoder,
+    crowded,
     enroll_vectors,
     fake_calibration,
     make_voiceprint,
@@ -85,18 +86,51 @@ def test_the_numbers_are_those_of_a_query(artists, matcher, name, duration_s):
     assert (found.artist, found.n_scored, found.is_enough_voice) == (name, 3, True)
 
 
-def test_each_step_leads_to_the_next(artists, matcher):
+@pytest.mark.parametrize("near", [{}, {"artist": -1.0, "track": -1.0}])
+def test_each_step_leads_to_the_next(artists, encoder, near):
+    """Also where others come near, the artist and the track."""
+    encoder.calibration = crowded(encoder.calibration, **near)
+    matcher = Matcher(artists, encoder, lambda _: None)
     steps = explained(artists, matcher, make_voiceprint(SONG)).steps
 
     centred = steps.score - (steps.track_centre + steps.artist_centre) / 2
     assert steps.norm_score == pytest.approx(centred / steps.spread, abs=2e-3)
-    assert [part.measure for part in steps.parts] == ["norm_score", "accompaniment"]
-    assert [part.weight for part in steps.parts] == [0.9, 7.0]
+    assert [part.measure for part in steps.parts] == [
+        *("norm_score", "accompaniment", "artist_crowding", "track_crowding")
+    ]
+    assert [part.weight for part in steps.parts] == [0.9, 7.0, -1.0, -1.0]
     assert steps.parts[0].value == pytest.approx(steps.norm_score, abs=1e-3)
     assert abs(steps.parts[1].value) > 0.001
+    assert [part.value > 0.1 for part in steps.parts[2:]] == [bool(near)] * 2
     for part in steps.parts:
         assert part.adds == pytest.approx(part.value * part.weight, abs=1e-3)
     assert sum(part.adds for part in steps.parts) + steps.intercept == pytest.approx(steps.llr, abs=0.006)
+
+
+def test_what_others_near_take_off_is_said_as_they_are_counted(artists, encoder):
+    """All three are near one another, and of the track: of Ada two others of two."""
+    encoder.calibration = crowded(encoder.calibration, artist=-9.0, track=-9.0)
+    matcher = Matcher(artists, encoder, lambda _: None)
+
+    found = explained(artists, matcher, make_voiceprint(SONG))
+
+    taken_off = round(float(np.log10(4 / 2.02)), 4)
+    assert found.steps.parts[2:] == (
+        Part("artist_crowding", taken_off, -1.0, -taken_off),
+        Part("track_crowding", taken_off, -1.0, -taken_off),
+    )
+    lines = explanation_text(found).splitlines()
+    for measure in ("artist_crowding", "track_crowding"):
+        assert sum(f"{-taken_off:+.2f}  {measure} {taken_off:.4g} times -1" in line for line in lines) == 1
+
+
+def test_where_nobody_is_near_nothing_is_taken_off_without_a_sign(artists, encoder):
+    encoder.calibration = crowded(encoder.calibration)
+
+    found = explained(artists, Matcher(artists, encoder, lambda _: None), make_voiceprint(SONG))
+
+    assert [str(part.adds) for part in found.steps.parts[2:]] == ["0.0", "0.0"]
+    assert explanation_text(found).count("   +0.00  ") == 2
 
 
 def test_the_centres_and_the_cosine_equal_a_plain_computation(artists, matcher, encoder):

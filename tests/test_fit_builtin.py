@@ -145,7 +145,9 @@ def test_card_holds_every_figure_of_the_calibration():
     assert section.endswith(f"```\n{CARD_END}")
     for name, weight in calibration["llr"]["weights"].items():
         assert f"{weight:.3f} {name}" in section
-    assert f" {calibration['llr']['intercept']:+.3f}. Positives: {calibration['llr']['positives']}. " in section
+    near = calibration["near"]
+    said = f"others near from a norm_score of {near['artist']:.2f} and an llr of {near['track']:.2f} on"
+    assert f" {calibration['llr']['intercept']:+.3f}, {said}. Positives: {calibration['llr']['positives']}. " in section
     tail = calibration["tail"]
     shape = f"shape {tail['shape']:.2f}, {tail['shape_low']:.2f} to {tail['shape_high']:.2f}"
     assert f"scores of {tail['n_strangers']} strangers ({calibration['tail_population']}; " in section

@@ -5,15 +5,31 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from registry.llr import MEASURES, PRIOR, LlrModel, fit_llr, llr_of, measures
+from registry.llr import (
+    CROWDING_WEIGHT,
+    MEASURES,
+    PRIOR,
+    LlrModel,
+    fit_line,
+    fit_llr,
+    fit_weights,
+    line_between,
+    llr_of,
+    measures,
+)
 
 LN10 = np.log(10)
-MODEL = LlrModel((1.5, -4.0), -2.0)
+MODEL = LlrModel((1.5, -4.0, -1.0, -0.5), -2.0)
 
 
 def normals(mean: tuple[float, float], n: int, seed: int, spread: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
-    """(n, 2) independent normal columns."""
-    return np.random.default_rng(seed).normal(mean, spread, (n, 2))
+    """(n, 4) independent normal columns of score and music, with nobody else near."""
+    return uncrowded(np.random.default_rng(seed).normal(mean, spread, (n, 2)))
+
+
+def uncrowded(columns: np.ndarray) -> np.ndarray:
+    """(n, 4) measures of (n, 2) scores and music, with nobody else near."""
+    return measures(columns[:, 0], columns[:, 1])
 
 
 def fit(target: np.ndarray, nontarget: np.ndarray) -> LlrModel:
@@ -24,17 +40,22 @@ def fit(target: np.ndarray, nontarget: np.ndarray) -> LlrModel:
 
 
 def test_measures_stand_side_by_side_as_they_are_named():
-    assert MEASURES == ("norm_score", "accompaniment")
-    assert measures(np.array([1.0, 2.0]), 0.5).tolist() == [[1.0, 0.5], [2.0, 0.5]]
-    table = measures(np.zeros((2, 3), np.float32), np.array([[0.1], [0.2]]))
-    assert (table.shape, table.dtype) == ((2, 3, 2), np.float64)
-    assert table[1].tolist() == [[0.0, 0.2]] * 3
+    assert MEASURES == ("norm_score", "accompaniment", "artist_crowding", "track_crowding")
+    assert measures(np.array([1.0, 2.0]), 0.5).tolist() == [[1.0, 0.5, 0.0, 0.0], [2.0, 0.5, 0.0, 0.0]]
+    assert measures(np.array([1.0, 2.0]), 0.5, np.array([0.1, 0.3]), 0.7).tolist() == [
+        [1.0, 0.5, 0.1, 0.7],
+        [2.0, 0.5, 0.3, 0.7],
+    ]
+    table = measures(np.zeros((2, 3), np.float32), np.array([[0.1], [0.2]]), np.array([0.0, 0.5, 1.0]))
+    assert (table.shape, table.dtype) == ((2, 3, 4), np.float64)
+    assert table[1].tolist() == [[0.0, 0.2, of_artist, 0.0] for of_artist in (0.0, 0.5, 1.0)]
 
 
 def test_an_llr_is_a_weighted_sum():
     llrs = llr_of(measures(np.array([[0.0, 2.0], [4.0, 2.0]]), np.array([[0.0], [0.25]])), MODEL)
 
     assert llrs.tolist() == [[-2.0, 1.0], [3.0, 0.0]]
+    assert llr_of(measures(np.array([2.0, 2.0]), 0.0, np.array([0.5, 0.0]), 1.0), MODEL).tolist() == [0.0, 0.5]
 
 
 # --- fitting ---
@@ -44,8 +65,25 @@ def test_the_fit_finds_the_likelihood_ratio_of_known_distributions():
     """N([2, 1], 1) against N([0, 0], 1), independent columns: ln LR = 2 x + y - (4 + 1) / 2."""
     model = fit(normals((2, 1), 200_000, 1), normals((0, 0), 200_000, 2))
 
-    assert model.weights == pytest.approx((2 / LN10, 1 / LN10), rel=0.03)
+    assert model.weights == pytest.approx((2 / LN10, 1 / LN10, CROWDING_WEIGHT, CROWDING_WEIGHT), rel=0.03)
     assert model.intercept == pytest.approx(-2.5 / LN10, rel=0.03)
+
+
+@pytest.mark.parametrize("which", ["artist_crowding", "track_crowding"])
+def test_crowding_is_taken_off_as_it_is_and_the_rest_is_fitted_to_what_is_left(which):
+    """Nine in ten targets but half of nontargets are uncrowded: of the others an llr is lower by the crowding, 1."""
+    rng = np.random.default_rng(11)
+    n = 200_000
+
+    def trials(mean: float, share: float) -> np.ndarray:
+        return measures(rng.normal(mean, 1, n), rng.normal(0, 1, n), **{which: (rng.random(n) < share).astype(float)})
+
+    model = fit(trials(2, 1 / 11), trials(0, 1 / 2))
+
+    assert model.weights[0] == pytest.approx(2 / LN10, rel=0.03)
+    assert model.weights[1] == pytest.approx(0.0, abs=0.01)
+    assert model.weights[2:] == (CROWDING_WEIGHT, CROWDING_WEIGHT) == (-1.0, -1.0)
+    assert model.intercept == pytest.approx(-2 / LN10 + np.log10(20 / 11), abs=0.02)
 
 
 def test_quality_is_weighed_where_it_moves_the_scores_of_both():
@@ -53,11 +91,11 @@ def test_quality_is_weighed_where_it_moves_the_scores_of_both():
     rng = np.random.default_rng(3)
     music = rng.normal(0, 1, 400_000)
     scores = rng.normal(0, 1, 400_000) - 0.8 * music + np.where(np.arange(400_000) % 2 == 0, 2.0, 0.0)
-    trials = np.stack([scores, music], axis=1)
+    trials = measures(scores, music)
 
     model = fit(trials[::2], trials[1::2])
 
-    assert model.weights == pytest.approx((2 / LN10, 1.6 / LN10), rel=0.03)
+    assert model.weights[:2] == pytest.approx((2 / LN10, 1.6 / LN10), rel=0.03)
     assert model.intercept == pytest.approx(-2 / LN10, rel=0.03)
 
 
@@ -66,7 +104,7 @@ def test_how_many_trials_there_are_of_each_class_moves_nothing():
 
     def target(n: int) -> np.ndarray:
         scores = 3 + np.sort(np.random.default_rng(0).normal(0, 1, 1_000_000))[500_000 // n :: 1_000_000 // n]
-        return np.stack([scores, np.zeros(n)], axis=1)
+        return measures(scores, 0.0)
 
     nontarget = normals((0, 0), 20_000, 4, spread=(1.0, 0.0))
 
@@ -107,19 +145,23 @@ def test_the_fit_is_the_optimum_at_its_prior_but_for_a_little_ridge():
 
     model = fit(target, nontarget)
 
-    (a, b), c = model.weights, model.intercept
+    (a, b, *crowding), c = model.weights, model.intercept
+
+    def moved(*by: float) -> LlrModel:
+        return LlrModel((a + by[0], b + by[1], *crowding), c + by[2])
+
     for step in (0.03, -0.03):
-        for other in (LlrModel((a + step, b), c), LlrModel((a, b + step), c), LlrModel((a, b), c + step)):
+        for other in (moved(step, 0, 0), moved(0, step, 0), moved(0, 0, step)):
             assert cost(other, PRIOR) > cost(model, PRIOR)
-    assert cost(LlrModel((a + 0.03, b), c - 0.03), 0.5) < cost(model, 0.5) - 1e-3
+    assert cost(moved(-0.1, 0, 0), 0.02) < cost(model, 0.02) - 1e-3
 
 
 def test_what_is_the_same_everywhere_weighs_nothing():
-    constant = np.array([1.0, 0.0]), np.array([0.0, 0.017])
+    alone, constant = np.array([1.0, 0.0, 0.0, 0.0]), np.array([0.0, 0.017, 0.0, 0.0])
 
     models = [
-        fit(normals((3, 0), 5000, 1) * constant[0] + shift, normals((0, 0), 5000, 2) * constant[0] + shift)
-        for shift in (0.0, constant[1])
+        fit(normals((3, 0), 5000, 1) * alone + shift, normals((0, 0), 5000, 2) * alone + shift)
+        for shift in (0.0, constant)
     ]
 
     assert [model.weights[1] for model in models] == pytest.approx([0.0, 0.0], abs=1e-15)
@@ -131,10 +173,9 @@ def test_what_is_the_same_everywhere_weighs_nothing():
 @pytest.mark.parametrize("scale", [1.0, 100.0, 0.01])
 def test_scores_that_are_told_apart_without_a_mistake_still_fit(scale):
     """No weight is best there; a finite one in the right direction is what is needed, without a warning."""
-    target, nontarget = np.zeros((50, 2)), np.zeros((80, 2))
-    target[:, 0], nontarget[:, 0] = scale * np.linspace(5, 9, 50), scale * np.linspace(-3, 1, 80)
+    target, nontarget = scale * np.linspace(5, 9, 50), scale * np.linspace(-3, 1, 80)
 
-    model = fit(target, nontarget)
+    model = fit(measures(target, 0.0), measures(nontarget, 0.0))
 
     assert np.isfinite([*model.weights, model.intercept]).all()
     llrs = llr_of(measures(scale * np.array([1.0, 5.0]), 0.0), model)
@@ -146,10 +187,74 @@ def test_reversed_scores_and_an_empty_class_are_refused():
 
     with pytest.raises(ValueError, match="targets do not score above nontargets: there is nothing to calibrate"):
         fit(low, high)
+    with pytest.raises(ValueError, match="targets do not score above nontargets: there is nothing to calibrate"):
+        fit_line(LlrModel((1.0, 0.0, -1.0, -1.0), 0.0), low, high, np.ones(100), np.ones(100))
     with pytest.raises(ValueError, match="0 target and 100 nontarget trials; both are needed"):
         fit(high[:0], low)
     with pytest.raises(ValueError, match="100 target and 0 nontarget trials; both are needed"):
         fit(high, low[:0])
+
+
+# --- slope and intercept, and what is known already ---
+
+
+def test_the_line_makes_of_llrs_that_are_off_what_they_should_be():
+    """The right llr is (2 x + y - 2.5) / ln 10: of one with half of each weight, and with another intercept."""
+    target, nontarget = normals((2, 1), 200_000, 1), normals((0, 0), 200_000, 2)
+    off = LlrModel((1 / LN10, 0.5 / LN10, -1.0, -0.5), 3.0)
+
+    model = fit_line(off, target, nontarget, np.ones(200_000), np.ones(200_000))
+
+    slope, intercept = line_between(off, model)
+    assert slope == pytest.approx(2.0, rel=0.03)
+    assert intercept == pytest.approx(-2.5 / LN10 - 2.0 * 3.0, rel=0.03)
+    assert model.weights == pytest.approx([slope * weight for weight in off.weights], rel=1e-12)
+    assert model.intercept == pytest.approx(slope * off.intercept + intercept, abs=1e-12)
+    some = measures(np.array([-1.0, 4.0]), 0.5, np.array([0.3, 0.0]), np.array([0.0, 1.5]))
+    assert llr_of(some, model) == pytest.approx(slope * llr_of(some, off) + intercept, abs=1e-12)
+
+
+def test_the_line_is_fitted_to_llrs_with_crowding_taken_off_in_which_each_trial_has_its_weight():
+    rng = np.random.default_rng(12)
+    off = LlrModel((0.7, 2.0, -1.0, -0.25), -0.5)
+    target, nontarget = (
+        measures(rng.normal(mean, 1, 3000), rng.normal(0, 0.1, 3000), *rng.exponential(0.5, (2, 3000)))
+        for mean in (3, 0)
+    )
+    weights = rng.random(3000), rng.random(3000)
+
+    model = fit_line(off, target, nontarget, *weights)
+
+    (slope,), intercept = fit_weights(llr_of(target, off)[:, None], llr_of(nontarget, off)[:, None], *weights)
+    assert line_between(off, model) == pytest.approx((slope, intercept), abs=1e-12)
+
+
+def test_what_is_known_of_all_alike_moves_the_intercept_only():
+    target, nontarget = normals((2, 1), 4000, 13)[:, :2], normals((0, 0), 6000, 14)[:, :2]
+    rng = np.random.default_rng(15)
+    alike, known = (np.ones(4000), np.ones(6000)), (rng.normal(0, 0.5, 4000), rng.normal(0, 0.5, 6000))
+
+    weights, intercept = fit_weights(target, nontarget, *alike, known=known)
+    moved, lower = fit_weights(target, nontarget, *alike, known=(known[0] + 0.75, known[1] + 0.75))
+
+    assert moved == pytest.approx(weights, abs=1e-6)
+    assert lower == pytest.approx(intercept - 0.75, abs=1e-5)
+    of_all, by_one_number = (
+        fit_weights(target, nontarget, *alike, known=each)
+        for each in ((np.full(4000, -0.25), np.full(6000, -0.25)), (-0.25, -0.25))
+    )
+    assert (of_all[0].tolist(), of_all[1]) == (by_one_number[0].tolist(), by_one_number[1])
+
+
+def test_what_is_known_of_each_is_not_fitted_again():
+    """Half of the evidence is in the first column, half is known: of the first nothing more or less is made."""
+    target, nontarget = normals((2, 2), 200_000, 16), normals((0, 0), 200_000, 17)
+    known = tuple((2 * rows[:, 1] - 2) / LN10 for rows in (target, nontarget))
+
+    (weight,), intercept = fit_weights(target[:, :1], nontarget[:, :1], np.ones(200_000), np.ones(200_000), known=known)
+
+    assert weight == pytest.approx(2 / LN10, rel=0.03)
+    assert intercept == pytest.approx(-2 / LN10, rel=0.03)
 
 
 # --- as JSON ---
@@ -158,17 +263,23 @@ def test_reversed_scores_and_an_empty_class_are_refused():
 def test_a_model_comes_back_from_its_dict():
     values = MODEL.as_dict()
 
-    assert values == {"weights": {"norm_score": 1.5, "accompaniment": -4.0}, "intercept": -2.0}
+    assert values == {
+        "weights": {"norm_score": 1.5, "accompaniment": -4.0, "artist_crowding": -1.0, "track_crowding": -0.5},
+        "intercept": -2.0,
+    }
     assert LlrModel.from_dict(values) == MODEL
+
+
+def test_a_model_of_before_there_was_crowding_takes_nothing_off_for_it():
     assert LlrModel.from_dict({"weights": {"accompaniment": 0, "norm_score": 1}, "intercept": 0, "prior": 0.02}) == (
-        LlrModel((1.0, 0.0), 0.0)
+        LlrModel((1.0, 0.0, 0.0, 0.0), 0.0)
     )
 
 
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ({}, "an intercept and weights of norm_score, accompaniment"),
+        ({}, "an intercept and weights of norm_score, accompaniment, artist_crowding, track_crowding$"),
         ({"weights": {"norm_score": 1.0}, "intercept": 0.0}, "an intercept and weights of"),
         ({"weights": {"norm_score": 1.0, "accompaniment": 0.0, "loudness": 1.0}, "intercept": 0.0}, "weights of"),
         ({"weights": {"norm_score": 1.0, "accompaniment": 0.0}}, "an intercept and weights of"),
@@ -180,6 +291,18 @@ def test_a_model_comes_back_from_its_dict():
         ({"weights": {"norm_score": 1.0, "accompaniment": 0.0}, "intercept": float("inf")}, "is not a number"),
         ({"weights": {"norm_score": 0.0, "accompaniment": 1.0}, "intercept": 0.0}, "llr would fall with the score"),
         ({"weights": {"norm_score": -1.0, "accompaniment": 1.0}, "intercept": 0.0}, "llr would fall with the score"),
+        (
+            {"weights": {"norm_score": 1.0, "accompaniment": 0.0, "artist_crowding": 0.1}, "intercept": 0.0},
+            "llr would rise with the number of other voices that come near",
+        ),
+        (
+            {"weights": {"norm_score": 1.0, "accompaniment": 0.0, "track_crowding": 0.1}, "intercept": 0.0},
+            "llr would rise with the number of other voices that come near",
+        ),
+        (
+            {"weights": {"norm_score": 1.0, "accompaniment": 0.0, "track_crowding": float("nan")}, "intercept": 0.0},
+            "is not a number",
+        ),
     ],
 )
 def test_what_is_no_model_is_refused(values, match):

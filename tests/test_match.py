@@ -15,6 +15,7 @@ from registry import store as store_module
 from registry.calibration import DEFAULT_BUDGET, LEAST_LLR, Calibration, Threshold
 from registry.calibrations import add_calibration, roll_back
 from registry.config import FALSE_FLAG_BUDGET, REQUIRE_TWO_PERSONS, change_setting
+from registry.crowding import artist_crowding, track_crowding, voice_scores
 from registry.erasure import erase_artist, erase_reference
 from registry.errors import EncoderMismatch, NoThreshold
 from registry.identity import rename_artist, split_artist
@@ -40,11 +41,13 @@ from tests.fakes import (
     ENCODER_ID,
     THRESHOLD,
     add_reference,
+    crowded,
     enroll_vectors,
     fake_calibration,
     files_holding,
     make_matcher,
     make_voiceprint,
+    matches_without,
     singer,
     unit,
     up,
@@ -136,6 +139,141 @@ def test_every_artist_at_or_above_the_threshold_is_flagged(store, encoder):
     assert [match.flagged for match in matches] == [True, True, False, False]
 
 
+# --- crowding ---
+
+
+@pytest.fixture
+def crowd(store, encoder) -> None:
+    """Ada, Bo and Cy, whose voices are alike, and Di and Ed, who sound like nobody."""
+    for k, (name, axis) in enumerate([("Ada", 0), ("Bo", 0), ("Cy", 0), ("Di", 3), ("Ed", 5)]):
+        enroll_vectors(store, encoder, name, singer(axis, 12, spread=0.3, seed=k))
+
+
+def weighed(calibration: dict, *, of_artist: float, of_track: float) -> dict:
+    """With other weights of crowding."""
+    llr = calibration["llr"]
+    weights = {**llr["weights"], "artist_crowding": of_artist, "track_crowding": of_track}
+    return {**calibration, "llr": {**llr, "weights": weights}}
+
+
+@pytest.mark.usefixtures("crowd")
+@pytest.mark.parametrize("weight", [-1.0, -0.25])
+def test_whom_other_voices_come_near_has_an_llr_lower_by_its_crowding(store, encoder, weight):
+    """By the weight times it and nothing else: the scores are as they were, and who has nobody near loses nothing."""
+    track = make_voiceprint(singer(0, 10, spread=0.5, seed=70))
+    plain, _ = make_matcher(store, encoder)
+    encoder.calibration = crowded(encoder.calibration, artist=1.5)
+    encoder.calibration = weighed(encoder.calibration, of_artist=weight, of_track=0.0)
+    matcher, _ = make_matcher(store, encoder)
+
+    before, after = (each.rank(track, each.candidates(track.vectors)) for each in (plain, matcher))
+
+    gallery = store.gallery()
+    starts, artist_ids = scoring.group_starts(gallery.artist_id)
+    between = voice_scores(gallery.vectors, starts, gallery.vectors, starts, matcher.cohort)
+    np.fill_diagonal(between, -np.inf)
+    of_artists = artist_crowding(between, 1.5)
+    assert of_artists.tolist() == [np.log10(4 / 2.04)] * 3 + [0.0] * 2  # two of four are near the first three
+    np.testing.assert_array_equal(after.artist_id, artist_ids)
+    np.testing.assert_array_equal(after.norm_scores, before.norm_scores)
+    np.testing.assert_array_equal(after.scores, before.scores)
+    assert after.measured[:, 2].tolist() == of_artists.tolist()
+    np.testing.assert_array_equal(after.measured[:, :2], before.measured[:, :2])
+    assert after.llrs == pytest.approx(before.llrs + weight * of_artists, abs=1e-12)
+    assert [match.llr for match in matcher.match(track)] == np.round(after.llrs[after.order], 2).tolist()
+    assert matcher.threshold.llr == plain.threshold.llr
+
+
+@pytest.mark.usefixtures("crowd")
+@pytest.mark.parametrize("weight", [-1.0, -0.25])
+def test_a_track_that_other_artists_come_near_has_lower_llrs_and_an_artists_own_voice_is_no_other(
+    store, encoder, weight
+):
+    """Three artists reach the level: of each of them two others take off, of the rest three."""
+    track = make_voiceprint(singer(0, 10, spread=0.5, seed=70))
+    plain, _ = make_matcher(store, encoder)
+    before = plain.rank(track, plain.candidates(track.vectors))
+    encoder.calibration = crowded(encoder.calibration, track=1.5)
+    encoder.calibration = weighed(encoder.calibration, of_artist=0.0, of_track=weight)
+    matcher, _ = make_matcher(store, encoder)
+
+    after = matcher.rank(track, matcher.candidates(track.vectors))
+
+    of_track = track_crowding(before.llrs[None], 1.5)[0]
+    assert of_track.tolist() == [np.log10(4 / 2.04)] * 3 + [np.log10(5 / 2.04)] * 2
+    assert after.measured[:, 3].tolist() == of_track.tolist()
+    np.testing.assert_array_equal(after.norm_scores, before.norm_scores)
+    assert after.llrs == pytest.approx(before.llrs + weight * of_track, abs=1e-12)
+
+
+@pytest.mark.usefixtures("crowd")
+def test_by_a_calibration_that_does_not_say_what_is_near_nothing_is_taken_off(store, encoder):
+    track = make_voiceprint(singer(0, 10, spread=0.5, seed=70))
+    plain = make_matcher(store, encoder)[0].match(track)
+    encoder.calibration = crowded(encoder.calibration, artist=1.5, track=1.5)
+    with_near = make_matcher(store, encoder)[0].match(track)
+    del encoder.calibration["near"]
+
+    matches = make_matcher(store, encoder)[0].match(track)
+
+    assert matches == plain
+    assert [match.llr for match in with_near] != [match.llr for match in plain]
+
+
+@pytest.mark.usefixtures("crowd")
+def test_who_has_withdrawn_crowds_nobody_any_more(store, encoder):
+    """At once, in a batch that runs, as if that voice had never been enrolled; and again once there is consent."""
+    encoder.calibration = crowded(encoder.calibration, artist=1.5, track=1.5)
+    track = make_voiceprint(singer(0, 10, spread=0.5, seed=70))
+    matcher, _ = make_matcher(store, encoder)
+    before = {match.artist: match for match in matcher.match(track)}
+
+    after = matches_without(store, matcher, "Bo", track)
+
+    assert [*after] == [name for name in before if name != "Bo"]
+    assert {name: match.norm_score for name, match in after.items()} == {
+        name: match.norm_score for name, match in before.items() if name != "Bo"
+    }
+    back = {name: after[name].llr - before[name].llr for name in after}
+    one_less = np.log10(4 / 2.04) - np.log10(3 / 2.03)  # of two others near one is left
+    for name in ("Ada", "Cy"):
+        assert back[name] == pytest.approx(2 * one_less, abs=0.011)  # near the artist, and near the track
+    assert all(0.05 < back[name] < one_less for name in ("Di", "Ed"))  # near the track only, of three one
+    assert {match.artist: match for match in matcher.match(track)} == before
+    withdraw_consent(store, "Bo")
+    erase_artist(store, "Bo", print)
+    anew, _ = make_matcher(store, encoder)
+    assert {match.artist: match.llr for match in anew.match(track)} == {name: after[name].llr for name in after}
+
+
+@pytest.mark.usefixtures("crowd")
+def test_who_expires_meanwhile_crowds_nobody_any_more(store, encoder):
+    encoder.calibration = crowded(encoder.calibration, artist=1.5, track=1.5)
+    track = make_voiceprint(singer(0, 10, spread=0.5, seed=70))
+    matcher, _ = make_matcher(store, encoder)
+    without = matches_without(store, matcher, "Cy", track)
+    with store.writing():
+        store.db.execute("UPDATE consents SET expires_at = ? WHERE artist_id = 3", [PAST])
+
+    expired, _ = make_matcher(store, encoder)
+
+    assert {match.artist: match.llr for match in expired.match(track)} == {
+        name: match.llr for name, match in without.items()
+    }
+
+
+@pytest.mark.usefixtures("crowd")
+def test_what_comes_near_is_counted_among_all_and_not_among_the_candidates(store, encoder, monkeypatch):
+    encoder.calibration = crowded(encoder.calibration, artist=1.5, track=1.5)
+    track = make_voiceprint(singer(0, 10, spread=0.5, seed=70))
+    of_all = {match.artist: match.llr for match in make_matcher(store, encoder)[0].match(track)}
+    monkeypatch.setattr(match_module, "CANDIDATES", 1)
+
+    (match,) = make_matcher(store, encoder)[0].match(track)
+
+    assert match.llr == of_all[match.artist] < match.norm_score - 0.4
+
+
 # --- long tracks ---
 
 
@@ -186,9 +324,14 @@ def test_what_is_flagged_in_a_short_track_need_not_be_in_a_long_one(store, encod
 
 
 @pytest.mark.usefixtures("four_artists")
-def test_each_artist_has_the_scores_of_the_section_that_speaks_most_for_that_artist(store, encoder):
+@pytest.mark.parametrize("near", [{}, {"artist": -2.0, "track": -1.0}])
+def test_each_artist_has_the_scores_of_the_section_that_speaks_most_for_that_artist(store, encoder, near):
+    """Also where others come near some sections more than others."""
     ada, bo = singer(0, 12, seed=5), singer(1, 30, seed=6)
+    encoder.calibration = crowded(encoder.calibration, **near)
     matcher, _ = make_matcher(store, encoder)
+    ranking = matcher.rank(make_voiceprint(ada), matcher.candidates(ada))
+    assert ranking.measured[:, 2:].any(axis=0).tolist() == [bool(near)] * 2
 
     matches = {match.artist: match for match in matcher.match(long_voiceprint([ada, bo]))}
 
@@ -233,8 +376,10 @@ def enroll_crowd(store, n_artists: int) -> np.ndarray:
     return voices
 
 
-def test_with_many_artists_the_index_finds_the_same_as_all_scores_would(store, encoder, monkeypatch):
+@pytest.mark.parametrize("near", [{}, {"artist": 2.0, "track": 1.5}])
+def test_with_many_artists_the_index_finds_the_same_as_all_scores_would(store, encoder, monkeypatch, near):
     """Also where the crowd of expired artists, who are still in the index, would push others out of its answer."""
+    encoder.calibration = crowded(encoder.calibration, **near)
     n_artists = CANDIDATES + 60
     voices = enroll_crowd(store, n_artists)
     with store.writing():

@@ -22,6 +22,7 @@ from populations import (
     LEVELS,
     Persons,
     Population,
+    corpus_of,
     cut_tracks,
     enroll_persons,
     halves,
@@ -32,8 +33,10 @@ from populations import (
 from trial_audio import AudioItem
 from trial_vectors import ItemVectors
 
-from registry import scoring
+from registry import scoring, tail
+from registry.calibration import together
 from registry.condense import condense_windows
+from registry.crowding import NearLevels, artist_crowding, track_crowding, voice_scores
 from registry.llr import LlrModel
 from tests.fakes import DIM, fake_cohort, unit
 
@@ -311,10 +314,10 @@ def test_who_is_heard_and_who_is_enrolled_can_be_chosen(audio_root, cohort, embe
 
 
 @pytest.mark.usefixtures("embedded")
-def test_llrs_are_rounded_as_they_are_decided_on_and_abstentions_have_none(audio_root, cohort):
+def test_llrs_are_those_before_crowding_and_rounding_and_abstentions_have_none(audio_root, cohort):
     found = population(audio_root, cohort)
 
-    llrs = found.llr(LlrModel((0.5, 10.0), -1.0))
+    llrs = found.llr(LlrModel((0.5, 10.0, -1.0, -1.0), -1.0))
 
     # Over music a twentieth of each window is voice: 1 s of 20 s, and of 40 s 2 s, which is enough.
     abstaining = (found.person == "libri-71") & np.isin(found.condition, ["spoken +6db 20 s", "spoken +0db 20 s"])
@@ -322,7 +325,127 @@ def test_llrs_are_rounded_as_they_are_decided_on_and_abstentions_have_none(audio
     counted = found.compared & ~abstaining[:, None]
     plain = 0.5 * found.norm + 10.0 * found.accompaniment[:, None] - 1.0
     assert (np.isneginf(llrs) == ~counted).all()
-    np.testing.assert_array_equal(llrs[counted], np.round(plain, 2)[counted])
+    assert llrs[counted] == pytest.approx(plain[counted], abs=1e-12)
+
+
+@pytest.mark.usefixtures("embedded")
+def test_voices_are_scored_with_one_another_and_nobody_with_oneself(audio_root, cohort):
+    found = population(audio_root, cohort)
+
+    vectors = populations.embed_items(audio_root, _clips_of(found.voices, audio_root))
+    rows = [
+        condense_windows(np.concatenate([item.vectors for key, item in vectors.items() if f"/{voice}-" in key]))[0]
+        for voice in found.voices
+    ]
+    starts, templates = np.cumsum([0, *map(len, rows)])[:-1], np.concatenate(rows)
+    expected = voice_scores(templates, starts, templates, starts, cohort)
+    apart = ~np.eye(7, dtype=bool)
+    assert found.between[apart] == pytest.approx(expected[apart], abs=1e-5)
+    assert np.isneginf(found.between[~apart]).all()
+
+
+def _clips_of(voices: list[str], audio_root: Path) -> dict[str, AudioItem]:
+    everybody = read_persons(audio_root, "A").everybody
+    return {clip.path: AudioItem(clip.path) for voice in voices for clip in everybody[voice]}
+
+
+#: By which llr is the norm_score, and one in ten or so of others is near.
+PLAIN, NEAR = LlrModel((1.0, 0.0, -1.0, -1.0), 0.0), NearLevels(artist=0.8, track=0.5)
+
+
+@pytest.mark.usefixtures("embedded")
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_maxima_are_over_voices_enrolled_together_singers_first(audio_root, cohort, size):
+    """Gallery by gallery: crowding is by those in it, and of who is heard and enrolled nothing is known."""
+    found = population(audio_root, cohort)
+    llrs = found.llr(PLAIN)
+
+    maxima = found.maxima(PLAIN, NEAR, size, 4, seed=5)
+
+    galleries = tail.random_galleries(7, size, 4, first=found.sings, seed=5)
+    n_crowded = 0
+    for best, voices in zip(maxima, galleries, strict=True):
+        assert size == 1 or found.sings[voices].sum() == 2
+        for track, person in enumerate(found.person):
+            others = [voice for voice in voices if found.voices[voice] != person]
+            between = found.between[np.ix_(others, others)]
+            of_artists = artist_crowding(between, NEAR.artist)
+            of_track = track_crowding(llrs[track : track + 1, others], NEAR.track)[0]
+            expected = np.round(llrs[track, others] - of_artists - of_track, 2)
+            assert best[track] == pytest.approx(expected.max(initial=-np.inf), abs=1e-9)
+            n_crowded += int((of_artists + of_track > 0).any())
+    assert len(maxima) == (1 if size == 7 else 4)
+    assert n_crowded > 0 or size == 1
+
+
+def noise(n_strangers: int = 120, n_voices: int = 20) -> Population:
+    """Strangers of six corpora, some of whom are enrolled too, against voices: norm_scores that are noise."""
+    rng = np.random.default_rng(4)
+    names = [f"corpus{k % 6}-{k}" for k in range(n_strangers)]
+    voices = [*names[:5], *(f"voice-{k}" for k in range(n_voices - 5))]
+    person = np.repeat(names, 2)
+    between = rng.normal(0, 1, (n_voices, n_voices))
+    np.fill_diagonal(between, -np.inf)
+    return Population(
+        voices=voices,
+        sings=np.arange(n_voices) % 3 == 0,
+        norm=rng.normal(0, 1, (len(person), n_voices)),
+        compared=person[:, None] != np.array(voices)[None, :],
+        accompaniment=np.zeros(len(person)),
+        between=between,
+        abstains=np.arange(len(person)) == 7,
+        person=person,
+        condition=np.tile(["sung alone 10 s", "sung +0db 10 s"], n_strangers),
+    )
+
+
+def test_the_tail_is_of_voices_enrolled_together_and_its_margin_over_corpora_too():
+    crowd = noise()
+
+    fitted = crowd.fit_tail(PLAIN, NEAR)
+
+    best = crowd.maxima(PLAIN, NEAR, 20, 1)[0]
+    assert fitted.n_voices == 20
+    assert fitted.shares == pytest.approx([np.mean(best >= level - 1e-6) for level in fitted.levels], abs=1e-6)
+    own = np.array([crowd.voices.index(name) if name in crowd.voices else -1 for name in crowd.person])
+    alone = tail.fit_tail(
+        crowd.llr(PLAIN),
+        *crowd.codes(),
+        first=crowd.sings,
+        together=together(crowd.between, PLAIN, NEAR),
+        own=own,
+        source=np.array([int(name[6]) for name in crowd.person]),
+    )
+    assert fitted == alone
+    assert fitted.levels != crowd.fit_tail(PLAIN, NearLevels()).levels
+
+
+def test_corpora_are_numbered_by_what_ids_begin_with():
+    assert [corpus_of(name) for name in ("nus-ada", "libri-70", "georgian-folk-1")] == ["nus", "libri", "georgian"]
+    crowd = noise()
+
+    found = crowd.sources()
+
+    pairs = set(zip((name.split("-")[0] for name in crowd.person), found.tolist(), strict=True))
+    assert len(pairs) == len(set(found.tolist())) == 6
+
+
+def test_a_part_of_a_population_has_some_tracks_and_some_voices():
+    crowd = noise()
+    tracks, voices = np.arange(240) % 5 == 0, np.arange(20) >= 4
+
+    part = crowd.select(tracks, voices)
+
+    assert part.voices == crowd.voices[4:]
+    assert (
+        part.person.tolist() == crowd.person[::5].tolist() and part.condition.tolist() == crowd.condition[::5].tolist()
+    )
+    np.testing.assert_array_equal(part.sings, crowd.sings[4:])
+    np.testing.assert_array_equal(part.norm, crowd.norm[::5, 4:])
+    np.testing.assert_array_equal(part.compared, crowd.compared[::5, 4:])
+    np.testing.assert_array_equal(part.accompaniment, crowd.accompaniment[::5])
+    np.testing.assert_array_equal(part.between, crowd.between[4:, 4:])
+    np.testing.assert_array_equal(part.abstains, crowd.abstains[::5])
 
 
 @pytest.mark.usefixtures("embedded")

@@ -3,11 +3,13 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from embeddings.model_dir import CALIBRATION, COHORT
 from registry.calibration import Calibration
 from registry.config import ENCODER_SOURCE, REQUIRE_TWO_PERSONS, change_setting
+from registry.crowding import CREDIT, NEAR_SHARE
 from registry.identity import merge_artists
 from registry.lookalikes import note_lookalike
 from registry.rights import withdraw_consent
@@ -27,10 +29,12 @@ from tests.fakes import (
     ENCODER_ID,
     THRESHOLD,
     FakeEncoder,
+    crowded,
     enroll_vectors,
     fake_calibration,
     make_matcher,
     make_voiceprint,
+    matches_without,
     singer,
     write_fake_model,
 )
@@ -80,6 +84,24 @@ def test_neighbours_are_the_others_as_a_track_is_matched_with_them(three, encode
     }
     assert found.missing is None
     assert found.collision_threshold == found.song_threshold == matcher.threshold
+
+
+def test_neighbours_are_crowded_as_if_a_stranger_had_the_voice(three, encoder):
+    """The artist's own voice, which is enrolled, tells nothing of its neighbours."""
+    enroll_vectors(three, encoder, "Di", singer(0, seed=5))
+    encoder.calibration = crowded(encoder.calibration, artist=2.0, track=1.0)
+    matcher, _ = make_matcher(three, encoder)
+    voiceprint = make_voiceprint(singer(0, seed=0))
+    with_ada = {match.artist: match.llr for match in matcher.match(voiceprint)}
+
+    found = {one.artist: one.llr for one in standing_of(three, encoder, "Ada").neighbours}
+
+    without = {name: match.llr for name, match in matches_without(three, matcher, "Ada", voiceprint).items()}
+    assert found == without
+    assert all(with_ada[name] < llr for name, llr in without.items() if name != "Cy")
+    encoder.calibration = {**encoder.calibration, "near": {"artist": None, "track": None}}
+    uncrowded = {one.artist: one.llr for one in standing_of(three, encoder, "Ada").neighbours}
+    assert all(found[name] < llr - 0.15 for name, llr in uncrowded.items())
 
 
 def test_references_share_the_budget_as_sections_of_a_track_do(three, encoder):
@@ -318,6 +340,23 @@ def test_as_text_all_of_it_can_be_read(three, encoder):
     ]
 
 
+def test_what_crowding_takes_off_is_told(three, encoder):
+    """Bo's voice comes near Ada, and one of the two others is far more than one in a hundred."""
+    weights = {"norm_score": 1.0, "accompaniment": 0.0, "artist_crowding": -1.0, "track_crowding": -1.0}
+    encoder.calibration = {
+        **encoder.calibration,
+        "llr": {"weights": weights, "intercept": 0.0},
+        "near": {"artist": 2.0, "track": 1e9},
+    }
+
+    ada, cy = (standing_of(three, encoder, name) for name in ("Ada", "Cy"))
+
+    expected = round(float(np.log10((1 + CREDIT) / (2 * NEAR_SHARE + CREDIT))), 2)
+    assert (ada.taken_off, cy.taken_off) == (expected, 0.0)
+    assert f"more often than usual: {expected:.2f} is taken off" in standing_text(ada)
+    assert "taken off" not in standing_text(cy)
+
+
 def test_names_of_strangers_cannot_steer_a_terminal(three, encoder):
     bad = "\x1b[2J\u202e"
     found = standing_of(three, encoder, "Ada")
@@ -337,6 +376,7 @@ def test_as_json_it_has_the_fields_of_its_records(three, encoder):
             "llr": 2.0,
             "source": "false-flag budget 3 % over 3 artists; made up for tests",
         },
+        "llr_taken_off": 0.0,
         "lookalikes": [asdict(one) for one in found.lookalikes],
         "expected_found": {
             "threshold": {"llr": 2.0, "source": "false-flag budget 3 % over 3 artists; made up for tests"},

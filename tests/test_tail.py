@@ -23,6 +23,7 @@ from registry.tail import (
     fit_pareto,
     fit_tail,
     gallery_maxima,
+    random_galleries,
     share_above,
     stranger_weights,
     threshold_for,
@@ -257,6 +258,49 @@ def test_a_gallery_of_nobody_or_of_more_than_there_are_is_refused(size):
         gallery_maxima(np.zeros((7, 12)), size, 5)
 
 
+@pytest.mark.parametrize("size", [1, 4, 12])
+def test_what_becomes_of_scores_together_is_asked_with_a_gallerys_columns_its_places_and_the_tracks_own(size):
+    """Seven tracks, of which some are of voices that may be in the gallery: `own` says where in it."""
+    scores = np.random.default_rng(0).normal(0, 1, (7, 12))
+    own = np.array([-1, 0, 3, 11, 3, -1, 7])
+    asked = []
+
+    def record(columns: np.ndarray, voices: np.ndarray, place: np.ndarray) -> np.ndarray:
+        asked.append((columns.copy(), voices.copy(), place.copy()))
+        return columns - 10.0 * (np.arange(7) == len(asked))[:, None]
+
+    maxima = gallery_maxima(scores, size, 5, together=record, own=own)
+
+    galleries = random_galleries(12, size, 5)
+    assert [voices.tolist() for _, voices, _ in asked] == galleries.tolist()
+    for number, (columns, voices, place) in enumerate(asked, start=1):
+        assert len(set(voices.tolist())) == size
+        np.testing.assert_array_equal(columns, scores[:, voices])
+        for track in range(7):
+            assert place[track] == (voices.tolist().index(own[track]) if own[track] in voices else -1)
+        np.testing.assert_array_equal(
+            maxima[number - 1], scores[:, voices].max(axis=1) - 10.0 * (np.arange(7) == number)
+        )
+    assert len(asked) == len(maxima) == (1 if size == 12 else 5)
+
+
+def test_together_nobody_is_anybodys_own_unless_it_is_said():
+    asked = []
+
+    gallery_maxima(np.zeros((3, 4)), 2, 6, together=lambda columns, _, own: (asked.append(own.tolist()), columns)[1])
+
+    assert asked == [[-1, -1, -1]] * 6
+
+
+def test_together_the_voices_of_a_gallery_are_those_that_it_has_alone():
+    scores = np.random.default_rng(1).normal(0, 1, (5, 9))
+    first = np.arange(9) < 2
+
+    together = gallery_maxima(scores, 4, 8, first=first, together=lambda columns, *_: columns, seed=3)
+
+    np.testing.assert_array_equal(together, gallery_maxima(scores, 4, 8, first=first, seed=3))
+
+
 # --- what counts how much ---
 
 
@@ -449,6 +493,45 @@ def test_the_interval_of_the_shape_and_the_margin_narrow_with_more_strangers():
     assert 1.0 < many.margin < few.margin
     # At one in a hundred, of 1600 tracks 16 are counted over the galleries: one and a quarter deviations of that more.
     assert many.margin == pytest.approx(1 + 1.28 / 4, abs=0.15)
+
+
+def test_strangers_of_few_sources_may_be_drawn_otherwise_and_have_a_larger_margin():
+    """All who score high are from one of ten sources, which may as well have been drawn twice."""
+    scores = np.random.default_rng(11).normal(0, 1, (300, 30))
+    scores[:20] += 4.0
+    of_ten = np.arange(300) // 30
+
+    alike, by_source = fit_tail(scores, *alone(300)), fit_tail(scores, *alone(300), source=of_ten)
+
+    # At one in a hundred three high ones count: of three as many as five are drawn, and the one source twice.
+    assert (alike.margin, by_source.margin) == (pytest.approx(5 / 3), pytest.approx(2.0))
+    assert replace(by_source, margin=alike.margin) == alike
+    assert fit_tail(scores, *alone(300), source=np.arange(300)).margin >= alike.margin
+    # Drawn from everywhere alike, sources tell nothing that strangers do not: never a smaller margin.
+    scattered = fit_tail(scores, *alone(300), source=np.arange(300) % 150)
+    assert scattered.margin >= alike.margin
+
+
+def test_the_tail_is_of_scores_with_the_voices_of_each_gallery_enrolled_together():
+    scores = np.random.default_rng(12).normal(0, 1, (200, 40))
+    own = np.arange(200) % 50  # ten of fifty strangers' voices are not among the forty
+    own[own >= 40] = -1
+    sizes = set()
+
+    def lower(columns: np.ndarray, voices: np.ndarray, place: np.ndarray) -> np.ndarray:
+        sizes.add(len(voices))
+        for track, at in enumerate(place):
+            assert at == -1 or voices[at] == own[track]
+        assert (np.isin(own, voices) == (place >= 0)).all()
+        return columns - 2.0
+
+    plain, together = fit_tail(scores, *alone(200)), fit_tail(scores, *alone(200), together=lower, own=own)
+
+    assert sizes == set(plain.sizes) == {1, 3, 10, 30, 40}
+    assert together.levels == pytest.approx([level - 2 for level in plain.levels], abs=2e-5)
+    assert together.shares == plain.shares
+    assert (together.scale, together.shape) == pytest.approx((plain.scale, plain.shape), rel=1e-6)
+    assert together.margin == plain.margin
 
 
 def test_what_has_no_tail_is_refused():

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from registry import scoring
+from registry.crowding import NearLevels, artist_crowding, track_crowding
 from registry.errors import ManifestError
+from registry.llr import LlrModel
 from registry.records import Unusable
 from registry.scoring import prepare_cohort
 from registry.trials import Recording, enrolled_half, hear, list_trials, score_trials
 from tests.cli_fakes import write_csv
-from tests.fakes import FakeEncoder, enroll_vectors, make_matcher, singer
+from tests.fakes import FakeEncoder, crowded, enroll_vectors, make_matcher, matches_without, singer
 from tests.trial_fakes import Ears, calibration, heard, recording
 
 
@@ -149,8 +151,11 @@ def some_heard():
     return [*items, heard("clone.wav", "person 0", singer(0, spread=0.5, seed=99), is_clone=True)]
 
 
-def test_scores_are_those_that_the_registry_decides_by(store, encoder):
-    items = some_heard()
+@pytest.mark.parametrize("near", [NearLevels(), NearLevels(artist=-1.0, track=-0.5)])
+def test_scores_are_those_that_the_registry_decides_by(store, encoder, near):
+    """Own with everybody enrolled; others as if a stranger were heard: as it is without the person who is heard."""
+    encoder.calibration = crowded(encoder.calibration, near.artist, near.track)
+    items = [*some_heard(), heard("stranger.wav", "Cy", singer(1, spread=0.9, seed=77))]
 
     scores = score_trials(items, the_cohort())
 
@@ -159,13 +164,42 @@ def test_scores_are_those_that_the_registry_decides_by(store, encoder):
             store, encoder, items[i].recording.person, items[i].voice.vectors, content=items[i].recording.path
         )
     matcher, _ = make_matcher(store, encoder)
-    llrs = scores.llr(matcher.calibration.llr)
+    llrs = scores.llr(matcher.calibration.llr, matcher.calibration.near)
     for i, item in enumerate(items):
-        matched = {match.artist: match.llr for match in matcher.match(item.voice)}
-        assert matched == {
+        person = item.recording.person
+        matched = {match.artist: match for match in matcher.match(item.voice)}
+        if person in matched:
+            matched = {**matches_without(store, matcher, person, item.voice), person: matched[person]}
+        assert {name: match.llr for name, match in matched.items()} == {
             scores.persons[person]: pytest.approx(llrs[i, column], abs=0.011)
             for column, person in enumerate(scores.model_person)
         }
+    crowding = scores.measured(matcher.calibration.llr, near)[..., 2:]
+    assert (crowding.any(axis=(0, 1)) == (near != NearLevels())).all()  # there is crowding of either kind, or none
+
+
+def test_measures_have_crowding_with_all_models_but_that_of_the_person_heard():
+    items = [*some_heard(), heard("stranger.wav", "Cy", singer(1, spread=0.9, seed=77))]
+    model, near = LlrModel((2.0, 0.0, -1.0, -1.0), 0.5), NearLevels(artist=-1.0, track=-1.0)
+    scores = score_trials(items, the_cohort())
+
+    measured = scores.measured(model, near)
+
+    assert measured.shape == (14, 3, 4)
+    np.testing.assert_array_equal(measured[..., 0], scores.norm)
+    np.testing.assert_array_equal(measured[..., 1], np.tile(scores.accompaniment[:, None], 3))
+    llrs = 2.0 * scores.norm.astype(float) + 0.5
+    for row, own in enumerate(scores.own_model.tolist()):
+        others = [column for column in range(3) if column != own]
+        between = scores.between[np.ix_(others, others)]
+        assert measured[row, others, 2] == pytest.approx(artist_crowding(between, -1.0))
+        assert measured[row, others, 3] == pytest.approx(track_crowding(llrs[row : row + 1, others], -1.0)[0])
+        if own >= 0:  # and of the own model all others
+            assert measured[row, own, 2] == pytest.approx(artist_crowding(scores.between, -1.0)[own])
+            assert measured[row, own, 3] == pytest.approx(track_crowding(llrs[row : row + 1], -1.0)[0, own])
+    assert np.isneginf(np.diag(scores.between)).all() and np.isfinite(scores.between).sum() == 6
+    plain = scores.measured(model, NearLevels())
+    assert not plain[..., 2:].any() and measured[..., 2].any() and measured[..., 3].any()
 
 
 def test_targets_are_tests_with_their_own_and_strangers_all_genuine_recordings():
@@ -196,7 +230,7 @@ def test_a_recording_with_too_little_voice_is_no_part_of_anybody_and_reaches_not
 
     assert scores.persons[scores.track_person[-1]] == "Cy"
     assert (scores.own_model[-4:] == -1).all()
-    assert np.isneginf(scores.llr(calibration().llr)[scores.abstains]).all()
+    assert np.isneginf(scores.llr(calibration().llr, NearLevels())[scores.abstains]).all()
 
 
 def test_a_long_recording_is_scored_by_sections_and_has_its_best(monkeypatch):
@@ -208,7 +242,7 @@ def test_a_long_recording_is_scored_by_sections_and_has_its_best(monkeypatch):
 
     rows = scores.norm[scores.row_track == 13]
     assert (scores.n_sections[13], len(rows)) == (2, 2)
-    llrs = scores.llr(calibration().llr)[13]
+    llrs = scores.llr(calibration().llr, NearLevels())[13]
     assert np.allclose(llrs, np.round(rows, 2).max(axis=0), atol=1e-6)
     assert (rows[0, 0] > rows[1, 0]) and (rows[0, 1] < rows[1, 1])
 
@@ -228,6 +262,8 @@ def test_a_source_that_nothing_enrolled_comes_from_is_new():
 def test_nothing_heard_is_nothing_to_score():
     scores = score_trials([], the_cohort())
 
-    assert scores.llr(calibration().llr).shape == (0, 0)
+    model, near = calibration().llr, NearLevels(0.0, 0.0)
+    assert scores.llr(model, near).shape == (0, 0)
+    assert scores.measured(model, near).shape == (0, 0, 4)
     only_one = score_trials([heard("a.wav", "Ada", singer(0))], the_cohort())
-    assert only_one.llr(calibration().llr).shape == (1, 0)
+    assert only_one.llr(model, near).shape == (1, 0)

@@ -26,13 +26,18 @@ def make_scores(
     seed: int = 0,
     **changed: Any,
 ) -> TrialScores:
-    """Everybody enrolled from half of `n_genuine` recordings; norm_scores are Gaussian, around 0 for strangers."""
+    """Everybody enrolled from half of `n_genuine` recordings; norm_scores are Gaussian, around 0 for strangers.
+
+    So are those of the voices with one another, in both directions.
+    """
     rng = np.random.default_rng(seed)
     n_each = n_genuine + n_clones
     person, number = np.repeat(np.arange(n_persons), n_each), np.tile(np.arange(n_each), n_persons)
     is_clone = number >= n_genuine
     norm = rng.normal(0, spread, (len(person), n_persons))
     norm[np.arange(len(person)), person] += np.where(is_clone, clone, own)
+    between = np.random.default_rng([seed, 1]).normal(0, 1, (n_persons, n_persons)).astype(np.float32)
+    np.fill_diagonal(between, -np.inf)
     fields = {
         "persons": tuple(f"person {i:03d}" for i in range(n_persons)),
         "model_person": np.arange(n_persons),
@@ -45,6 +50,7 @@ def make_scores(
         "row_track": np.arange(len(person)),
         "norm": norm.astype(np.float32),
         "accompaniment": np.zeros(len(person)),
+        "between": between,
         "paths": tuple(f"/music/{i}.wav" for i in range(len(person))),
     }
     return TrialScores(**{**fields, **changed})

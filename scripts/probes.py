@@ -1,0 +1,142 @@
+"""Tracks with an enrolled voice, scored as one of a population's galleries would: what budgets miss, clips and songs.
+
+The sets of `make_trials` have clips of some ten seconds. Songs are put together of them: windows of the clips of one
+person in one set, in random order, again and again, so that four minutes hold no more voice than the clips do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from make_trials import NOT_IN_GALLERY, TrialSet
+from populations import Population, enroll_persons, read_persons
+from trial_audio import AudioItem
+from trial_vectors import House, ItemVectors, embed_items, enroll_models
+
+from registry import scoring
+from registry.calibration import Calibration
+from registry.crowding import artist_crowding, track_crowding, voice_scores
+from registry.llr import MEASURES, llr_of, measures
+from registry.scoring import CohortModel
+
+#: Windows of the tracks, 2 s apart; None: one clip as it is.
+LENGTHS = {"clip": None, "1 min": 30, "4 min": 120}
+SEED = 1
+
+
+@dataclass(frozen=True)
+class ProbeTracks:
+    """The tracks of one kind and length, each with its own artist and with the voices of a population.
+
+    Attributes
+    ----------
+    person : (n,) str
+        Whose voice it is, or is meant to be.
+    abstains : (n,) bool
+    own, others : (n,), (n, n_voices) float64
+        norm_scores with the artist, and with the voices; -inf with a voice that is the person's own.
+    accompaniment : (n,) float64
+    between : (n, n_voices) float32
+        norm_scores of the voices with the artist (`registry.crowding.voice_scores`); -inf with the person's own.
+    """
+
+    person: np.ndarray
+    abstains: np.ndarray
+    own: np.ndarray
+    others: np.ndarray
+    accompaniment: np.ndarray
+    between: np.ndarray
+
+    def missed(self, calibration: Calibration, threshold: float, galleries: np.ndarray) -> np.ndarray:
+        """(n,) share of galleries in which a track stays below a threshold.
+
+        `galleries` : (n_galleries, size) places of voices; the artist stands in the place of the last voice, or of its
+        own if that is among them.
+        """
+        model, near = calibration.llr, calibration.near
+        weights = dict(zip(MEASURES, model.weights, strict=True))
+        plain = llr_of(measures(self.own, self.accompaniment), model)
+        others = llr_of(measures(self.others, self.accompaniment[:, None]), model)
+        below = np.zeros(len(plain))
+        for voices in galleries:
+            # A person's own voice among them is not compared, and not counted: the artist is in its place.
+            beside = others[:, voices[:-1]]
+            tracks = track_crowding(beside, near.track, np.full(1, -1))[:, 0]
+            artists = artist_crowding(self.between[:, voices[:-1]].T, near.artist)
+            llrs = plain + weights["track_crowding"] * tracks + weights["artist_crowding"] * artists
+            below += self.abstains | (np.round(llrs, 2) < threshold)
+        share: np.ndarray = below / len(galleries)
+        return share
+
+
+def score_probes(
+    audio_root: Path,
+    fold: str,
+    sets: Mapping[str, TrialSet],
+    vectors: Mapping[str, ItemVectors],
+    population: Population,
+    system: House,
+    cohort: CohortModel,
+    cache_dir: Path,
+) -> dict[tuple[str, str], ProbeTracks]:
+    """The target trials of some sets, by set and by name of `LENGTHS`."""
+    everybody = read_persons(audio_root, fold).everybody
+    gallery = {name: everybody[name] for name in population.voices}
+    assert all(clips[0].corpus not in NOT_IN_GALLERY for clips in gallery.values())
+    items = {clip.path: AudioItem(clip.path) for clips in gallery.values() for clip in clips}
+    templates, starts, voices = enroll_persons(
+        gallery, embed_items(audio_root, items, system, cache_dir, label=f"voices of fold {fold}")
+    )
+    assert voices == population.voices
+    centres = scoring.artist_centres(templates, starts, cohort)
+    found = {}
+    for name, trials in sets.items():
+        pairs = trials.pairs()
+        tests, models = pairs.test_index[pairs.is_target], pairs.enroll_index[pairs.is_target]
+        keys, persons = trials.test_keys(), np.array(trials.test_persons())
+        artists = enroll_models(trials, vectors)
+        own_rows = np.split(artists.vectors, artists.starts[1:])
+        own_centres = scoring.artist_centres(artists.vectors, artists.starts, cohort)
+        between = voice_scores(templates, starts, artists.vectors, artists.starts, cohort, centres=own_centres).T
+        for length, n_windows in LENGTHS.items():
+            rng = np.random.default_rng(SEED)
+            own, others, music = [], [], []
+            for test, model in zip(tests.tolist(), models.tolist(), strict=True):
+                windows = vectors[keys[test]].vectors
+                if n_windows is not None:
+                    alike = tests[models == model].tolist()
+                    judged = [vectors[keys[i]].vectors for i in alike if not vectors[keys[i]].abstains]
+                    windows = _repeat(windows, judged, n_windows, rng)
+                one = np.zeros(1, np.int64)
+                scored = own_rows[model], one, own_centres[model : model + 1]
+                own.append(_norm(windows, *scored, cohort)[0])
+                others.append(_norm(windows, templates, starts, centres, cohort))
+                music.append(scoring.accompaniment(windows, cohort))
+            is_own = persons[tests][:, None] == np.array(voices)[None, :]
+            found[name, length] = ProbeTracks(
+                person=persons[tests],
+                abstains=np.array([vectors[keys[i]].abstains for i in tests.tolist()]),
+                own=np.array(own, np.float64),
+                others=np.where(is_own, -np.inf, np.array(others, np.float64)),
+                accompaniment=np.array(music),
+                between=np.where(is_own, -np.inf, between[models]),
+            )
+    return found
+
+
+def _repeat(first: np.ndarray, clips: list[np.ndarray], n: int, rng: np.random.Generator) -> np.ndarray:
+    """n windows: a clip, then others in random order, again and again."""
+    parts = [first]
+    while sum(map(len, parts)) < n:
+        parts += [clips[i] for i in rng.permutation(len(clips))] if clips else [first]
+    return np.concatenate(parts)[:n]
+
+
+def _norm(
+    windows: np.ndarray, templates: np.ndarray, starts: np.ndarray, centres: np.ndarray, cohort: CohortModel
+) -> np.ndarray:
+    scores = scoring.pool_scores(windows, templates, starts)
+    return scoring.normalise(scores, windows, templates, starts, cohort, centres=centres)
