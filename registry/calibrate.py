@@ -283,7 +283,8 @@ def _fit_model(scores: TrialScores, used: np.ndarray) -> tuple[LlrModel, NearLev
     rows = np.flatnonzero(~scores.is_clone[scores.row_track] & used[scores.track_person[scores.row_track]])
     strangers = scores.compared()[scores.row_track[rows]]
     plain = np.where(strangers, scores.plain_llr_rows(model)[rows], -np.inf)[:, columns]
-    near = NearLevels(level_of(scores.between[np.ix_(columns, columns)]), level_of(plain))
+    weights = _alike(scores.track_person[scores.row_track[rows]])
+    near = NearLevels(level_of(scores.between[np.ix_(columns, columns)]), level_of(plain, weights))
     fitted = fit_line(model, *_measured(scores, used, model, near))
     slope, offset = line_between(model, fitted)
     return fitted, replace(near, track=slope * near.track + offset)

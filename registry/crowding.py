@@ -4,7 +4,8 @@ Some artists are taken for many others, and some tracks sound like many artists 
 al. 1998). Strangers of another kind hardly tell which: neither the cohort nor the voices that the encoder was trained
 on do. The artists enrolled beside them do. So every artist is scored with the other artists' voices, and every track
 with all artists: where more of them than usual come near, a high score is so many times less telling, and log10 of that
-many is taken off the llr (`registry.llr.MEASURES`). Nothing is ever added. In effect such artists and tracks have a
+many is taken off the llr (`registry.llr.MEASURES`; nearly: slope and intercept are fitted with it). Nothing is ever
+added. In effect such artists and tracks have a
 stricter threshold, and the same false-flag budget is kept with a lower one for all others. What it gives: README, "What
 each step gives".
 
@@ -34,11 +35,11 @@ NEAR_SHARE = 0.01
 #: are enrolled, one takes off 0.1 and two 0.3.
 CREDIT = 2.0
 
-#: Voices that an artist or a track is compared with; beyond some hundred they tell no more.
+#: Voices that an artist or a track is compared with: three are expected to be near.
 MOST_VOICES = 300
 
 #: Part of what a calibration is of (`registry.calibration.CONSTANTS`).
-CONSTANTS = {"near_share": NEAR_SHARE, "credit": CREDIT}
+CONSTANTS = {"near_share": NEAR_SHARE, "credit": CREDIT, "most_voices": MOST_VOICES}
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def artist_crowding(between: np.ndarray, level: float, without: np.ndarray | Non
     (n_artists,) or (n, n_artists) float64
         At least 0.
     """
-    is_near, is_compared = between >= level, np.isfinite(between)
+    is_near, is_compared = _is_near(between, level), np.isfinite(between)
     near, compared = is_near.sum(axis=0), is_compared.sum(axis=0)
     if without is not None:
         rows = np.flatnonzero(without >= 0)
@@ -183,7 +184,7 @@ def track_crowding(
         At least 0.
     """
     own = np.arange(llrs.shape[1]) if own is None else own
-    is_near, is_compared = llrs >= level, np.isfinite(llrs)
+    is_near, is_compared = _is_near(llrs, level), np.isfinite(llrs)
     if without is not None:
         rows = np.flatnonzero(without >= 0)
         is_near[rows, without[rows]] = is_compared[rows, without[rows]] = False
@@ -241,6 +242,12 @@ def chosen_voices(artist_ids: np.ndarray) -> np.ndarray:
     order = np.argsort((artist_ids.astype(np.uint64) * np.uint64(2654435761)) % np.uint64(2**32), kind="stable")
     chosen: np.ndarray = np.sort(artist_ids[order[:MOST_VOICES]])
     return chosen
+
+
+def _is_near(scores: np.ndarray, level: float) -> np.ndarray:
+    # The last bits of a score depend on how many others are computed with it.
+    near: np.ndarray = np.round(scores, 4) >= level
+    return near
 
 
 def _log10_times(near: np.ndarray, compared: np.ndarray) -> np.ndarray:

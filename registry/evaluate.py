@@ -163,7 +163,8 @@ class Evaluation:
     too_few : str or None
         Why there are no rates at all.
     budgets, sizes : list of Point
-        The thresholds of some budgets for all models, and of the first budget for galleries of growing size.
+        The thresholds of some budgets for all models, and of the first budget for galleries of growing size; there FPIR
+        is of crowds of that size, FNIR of that of all models.
     persons, false_flags
         At the first budget's threshold, the worst first.
     """

@@ -318,7 +318,7 @@ def _step_lines(found: Explanation, steps: Steps) -> list[str]:
         (f"{steps.norm_score:.3f}", "norm score: the cosine less the average of the two means, by the spread"),
     ]
     added = [
-        *((f"{part.adds:+.2f}", f"{part.measure} {part.value:.4g} times {part.weight:.4g}") for part in steps.parts),
+        *((f"{part.adds:+.2f}", _part_in_words(part)) for part in steps.parts),
         (f"{steps.intercept:+.2f}", "intercept"),
         (f"{steps.llr:+.2f}", "log10 likelihood ratio"),
     ]
@@ -329,6 +329,16 @@ def _step_lines(found: Explanation, steps: Steps) -> list[str]:
         *_block("score", *(f"{number:>8}  {what}" for number, what in numbers)),
         *_block("evidence", *(f"{number:>8}  {what}" for number, what in added), *likeness),
     ]
+
+
+def _part_in_words(part: Part) -> str:
+    text = f"{part.measure} {part.value:.4g} times {part.weight:.4g}"
+    whom = {"artist_crowding": "artist", "track_crowding": "track"}.get(part.measure)
+    if whom is None:
+        return text
+    if part.value == 0:
+        return f"{part.measure} 0: no more other voices near the {whom} than expected"
+    return f"{text}: {10**part.value:.1f} times as many other voices near the {whom} as expected"
 
 
 def _ranking_lines(found: Explanation) -> list[str]:

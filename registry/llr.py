@@ -23,8 +23,8 @@ import numpy as np
 #: `scripts/try_scoring.py` shows what they would do.
 MEASURES = ("norm_score", "accompaniment", "artist_crowding", "track_crowding")
 
-#: Weight of both crowdings, which is no matter of a fit: a likelihood ratio is a tenth where ten times as many
-#: strangers reach a score.
+#: Weight of both crowdings before slope and intercept are fitted, which scale it as the rest: a likelihood ratio is a
+#: tenth where ten times as many strangers reach a score.
 CROWDING_WEIGHT = -1.0
 
 #: Prior of the artist's voice that the fit is for: the one that Cllr is of.

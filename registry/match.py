@@ -13,12 +13,12 @@ import numpy as np
 from embeddings.extract import Voiceprint
 from registry import scoring
 from registry.calibration import Calibration, Rule, Threshold
-from registry.calibrations import active_calibration
+from registry.calibrations import active_calibration, misfit_version
 from registry.config import false_flag_budget
 from registry.crowding import Crowd
 from registry.errors import NoThreshold, StoreDamaged
 from registry.index import VectorIndex, open_index, write_index
-from registry.llr import llr_of, measures
+from registry.llr import MEASURES, llr_of, measures
 from registry.lookalikes import with_lookalikes
 from registry.records import Evidence, Gallery, Match, Scan
 from registry.store import Store, now
@@ -32,6 +32,8 @@ CANDIDATES = 200
 #: Artists that are kept with every scan, and stretches of sound that are given for each.
 KEPT_MATCHES = 5
 KEPT_EVIDENCE = 3
+#: Columns of `registry.llr.MEASURES` in which crowding stands.
+_CROWDINGS = [MEASURES.index(name) for name in ("artist_crowding", "track_crowding")]
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,11 @@ class Matcher:
         self.encoder_id: str = encoder.encoder_id
         self.calibration = find_calibration(store, encoder)
         self.cohort_id: str = encoder.cohort.cohort_id
+        if (version := misfit_version(store, self.encoder_id, self.cohort_id)) is not None:
+            notify(
+                f"calibration {version}: fitted for another way of scoring, so the encoder's own counts; `likeness "
+                "calibrate` fits another"
+            )
         self.cohort = scoring.prepare_cohort(encoder.cohort.vectors, encoder.cohort.person, encoder.cohort.condition)
         self._notify = notify
         # Revision, templates and names from one moment: a batch that runs for hours is pinned to it.
@@ -144,7 +151,7 @@ class Matcher:
 
         Called with every track, inside the transaction that keeps its scan, so that a withdrawal works at once also in
         a batch that runs for hours. Nobody is added: what is matched stays pinned to one state of the registry
-        otherwise.
+        otherwise. Whoever is left out crowds the others no more, whose llrs may rise from then on.
         """
         if self._store.rights == self._rights and not (self._next_expiry and self._next_expiry <= now()):
             return False
@@ -245,6 +252,7 @@ class Matcher:
         """One artist of a ranking, by its row, as a match with evidence."""
         artist_id, gallery = int(ranking.artist_id[row]), ranking.gallery
         llr = round(float(ranking.llrs[row]), 2)
+        crowding = ranking.measured[row, _CROWDINGS] @ np.array(self.calibration.llr.weights)[_CROWDINGS]
         return Match(
             rank=rank,
             artist_id=artist_id,
@@ -255,6 +263,7 @@ class Matcher:
             likeness=likeness_in_words(llr),
             flagged=self.threshold_of(voiceprint).is_reached(llr),
             evidence=self._evidence(voiceprint, gallery, np.flatnonzero(gallery.artist_id == artist_id)),
+            taken_off=round(abs(float(crowding)), 2),  # no weight of crowding is above 0
         )
 
     def threshold_of(self, voiceprint: Voiceprint) -> Threshold:

@@ -3,8 +3,9 @@
 What is on record of an artist is scored as one long track would be that holds its references one after the other: in
 sections, of which a neighbour has the scores of the best, and which share the false-flag budget. So llr and threshold
 mean here what they mean for a track, and an artist with many references does not have more neighbours beyond the
-threshold by chance than one with few. An average of an artist's templates would be steadier than any track is, and
-score higher than the calibration was fitted for.
+threshold by chance than one with few. Crowding (`registry.crowding`) is not taken off: one voice that is enrolled under
+many names would hide itself. An average of an artist's templates would be steadier than any track is, and score higher
+than the calibration was fitted for.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from itertools import pairwise
 import numpy as np
 
 from registry import scoring
-from registry.calibration import Calibration, Threshold
-from registry.crowding import Crowd
-from registry.llr import llr_of, measures
+from registry.calibration import Threshold
+from registry.llr import LlrModel, llr_of, measures
 from registry.records import Gallery, Neighbour
 from registry.verdict import likeness_in_words
 
@@ -54,7 +54,7 @@ def nearest_neighbours(
     sections: Sequence[np.ndarray],
     others: Gallery,
     cohort: scoring.CohortModel,
-    calibration: Calibration,
+    model: LlrModel,
     threshold: Threshold,
     names: Mapping[int, str],
 ) -> tuple[Neighbour, ...]:
@@ -66,7 +66,7 @@ def nearest_neighbours(
         From `voice_sections`; none has no neighbours.
     others : Gallery
         Templates of the other artists, grouped by artist.
-    cohort, calibration
+    cohort, model
         What the scores are normalised with, and made llrs with.
     threshold : Threshold
         That of a track of so many sections.
@@ -77,7 +77,6 @@ def nearest_neighbours(
         return ()
     starts, artist_ids = scoring.group_starts(others.artist_id)
     scores = np.stack([scoring.pool_scores(section, others.vectors, starts) for section in sections])
-    crowd = Crowd(others, cohort, calibration.llr, calibration.near)
     if len(artist_ids) > CANDIDATES:
         chosen = np.sort(np.argpartition(-scores.max(axis=0), CANDIDATES)[:CANDIDATES])
         others = others.select(np.isin(others.artist_id, artist_ids[chosen]))
@@ -90,10 +89,8 @@ def nearest_neighbours(
             for own, section in zip(scores, sections, strict=True)
         ]
     )
-    music = [scoring.accompaniment(section, cohort) for section in sections]
-    around = [crowd.around_track(section, level, artist_ids) for section, level in zip(sections, music, strict=True)]
-    measured = measures(norm_scores, np.array(music)[:, None], crowd.around_artists(others), np.stack(around))
-    llrs = llr_of(measured, calibration.llr)
+    music = np.array([[scoring.accompaniment(section, cohort)] for section in sections])
+    llrs = llr_of(measures(norm_scores, music), model)
     best, every = llrs.argmax(axis=0), np.arange(len(artist_ids))
     scores, norm_scores, llrs = scores[best, every], norm_scores[best, every], llrs[best, every]
     order = np.lexsort([-norm_scores, -llrs])[:N_NEIGHBOURS]

@@ -219,6 +219,8 @@ class Match:
         Whether it reached the threshold.
     lookalike_ids : tuple of int
         Those of the same scan's artists who are noted as sounding like this one.
+    taken_off : float
+        What crowding took off the llr, at least 0 (`registry.crowding`).
     """
 
     rank: int
@@ -231,6 +233,7 @@ class Match:
     flagged: bool
     evidence: tuple[Evidence, ...]
     lookalike_ids: tuple[int, ...] = ()
+    taken_off: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,11 @@ def left_out(store: Store, notify: Callable[[str], None], *, run_id: int | None 
     names = {store.name_of(artist_id): over[artist_id] for artist_id in matched_artists(store, run_id) & over.keys()}
     for name, why in sorted(names.items()):
         notify(f"{name}: left out, {why}; `likeness consents add` records another")
+    if names:
+        notify(
+            "what the voices that are left out took off the scores of others (crowding) is kept as it was; `likeness "
+            "batch` examines the tracks without them"
+        )
     return over
 
 

@@ -92,10 +92,14 @@ def scan_text(scan: Scan | Unusable, *, dated: bool = False) -> str:
 def _match_lines(match: Match) -> list[str]:
     """One artist of a scan: whole for the best and for those above the threshold, one line for the others."""
     mark = "*" if match.flagged else " "
-    llr = "" if match.llr is None else f"log10 likelihood ratio {match.llr:+.2f}, "
+    is_whole = match.flagged or match.rank == 1
+    # The others are lower mostly because the first one comes near the track.
+    is_told = is_whole and match.taken_off > 0
+    off = f" ({match.taken_off:.2f} taken off: other enrolled voices come near)" if is_told else ""
+    llr = "" if match.llr is None else f"log10 likelihood ratio {match.llr:+.2f}{off}, "
     scores = f"{llr}norm score {match.norm_score:.2f}, cosine {match.score:.3f}"
     head = f" {mark}{match.rank}. {printable(match.artist)}: {scores}"
-    if not match.flagged and match.rank > 1:
+    if not is_whole:
         return [head]
     words = [] if match.likeness is None else [f"     {match.likeness}"]
     return [

@@ -42,6 +42,7 @@ def add_scan(store: Store, scan: Scan) -> int:
             "norm_score": match.norm_score,
             "llr": match.llr,
             "flagged": match.flagged,
+            "taken_off": match.taken_off,
             "evidence": json.dumps([_without_path(item) for item in match.evidence]),
         }
         for match in scan.matches
@@ -122,6 +123,7 @@ def _scan(store: Store, row: dict[str, Any]) -> Scan:
                         Evidence(**item, reference=paths.get(item["reference_id"], "(removed)"))
                         for item in match["evidence"]
                     ),
+                    taken_off=match["taken_off"],
                 )
                 for match in matches
             ],

@@ -284,10 +284,23 @@ def m004_calibration(db: Database) -> None:
     )
 
 
+@migrations()
+def m005_crowding(db: Database) -> None:
+    """What the llr of a match is lower by where other enrolled voices come near."""
+    db.executescript(
+        """
+        -- What crowding took off llr, at least 0 (registry/crowding.py). Scans from before this column say 0.
+        ALTER TABLE matches ADD COLUMN taken_off REAL NOT NULL DEFAULT 0;
+        """
+    )
+
+
 def fold_name(name: str) -> str:
     """A name without regard to case and width, for finding it however it was typed."""
     return unicodedata.normalize("NFKC", name).casefold()
 
 
 #: What this release can read; a database that has had any other migration is from a newer one.
-MIGRATION_NAMES = frozenset({"m001_registry", "m002_trust", "m003_another_encoder", "m004_calibration"})
+MIGRATION_NAMES = frozenset(
+    {"m001_registry", "m002_trust", "m003_another_encoder", "m004_calibration", "m005_crowding"}
+)

@@ -112,7 +112,7 @@ class Standing:
         return {
             "neighbours": None if self.neighbours is None else [asdict(neighbour) for neighbour in self.neighbours],
             "neighbours_threshold": _threshold_dict(self.collision_threshold),
-            "llr_taken_off": self.taken_off,
+            "taken_off": self.taken_off,
             "lookalikes": [asdict(lookalike) for lookalike in self.lookalikes],
             "expected_found": {
                 "threshold": _threshold_dict(self.song_threshold),
@@ -178,18 +178,18 @@ def _with_scores(store: Store, artist: ArtistSummary, encoder: Any, standing: St
     sections = voice_sections(store.reference_windows(artist.artist_id, status=None))
     threshold, song_threshold = rule.threshold(max(1, len(sections))), rule.threshold(1)
     others = matched.select(matched.artist_id != artist.artist_id)
-    found = nearest_neighbours(sections, others, cohort, calibration, threshold, store.artist_names())
+    found = nearest_neighbours(sections, others, cohort, calibration.llr, threshold, store.artist_names())
     own = matched.select(matched.artist_id == artist.artist_id)
     near = Crowd(matched, cohort, calibration.llr, calibration.near).around_artists(own) if len(own.vectors) else [0.0]
-    weight = calibration.llr.weights[MEASURES.index("artist_crowding")]
+    taken_off = round(abs(calibration.llr.weights[MEASURES.index("artist_crowding")]) * float(near[0]), 2)
     noted = {lookalike.artist_id for lookalike in standing.lookalikes}
     return replace(
         standing,
         neighbours=tuple(replace(one, is_lookalike=one.artist_id in noted) for one in found),
         collision_threshold=threshold,
         song_threshold=song_threshold,
-        taken_off=round(abs(weight) * float(near[0]), 2),
-        expected=tuple(expected_shares(calibration, song_threshold.llr)),
+        taken_off=taken_off,
+        expected=tuple(expected_shares(calibration, song_threshold.llr + taken_off)),
         measured_on=calibration.source,
     )
 
@@ -302,7 +302,8 @@ def _crowding_lines(standing: Standing) -> list[str]:
         return []
     return [
         f"Other enrolled voices come near this artist more often than usual: {standing.taken_off:.2f} is taken off "
-        "each of its log10 likelihood ratios, so that strangers are not flagged for sounding like many"
+        "each of its log10 likelihood ratios, so that no more strangers are taken for it than for others. Two names of "
+        "one person should be merged (`likeness artists merge`)"
     ]
 
 

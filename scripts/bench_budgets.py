@@ -122,7 +122,7 @@ def held_out(calibration: Calibration, population: Population) -> list[Row]:
             ways = {
                 "tail": tail.threshold_for(fitted, budget, size),
                 "tail, no margin": tail.threshold_for(replace(fitted, margin=1.0), budget, size),
-                "budget / N": plain_threshold(part.llr(model), part, budget, size),
+                "budget / N": plain_threshold(part.llr_of_all(model, near), part, budget, size),
             }
             for way, threshold in ways.items():
                 rate = float((maxima >= threshold).mean(axis=0) @ weights)
@@ -246,7 +246,7 @@ def simulated_rows(
 
 def budget_rows(calibration: Calibration, chosen: Population, reported: Population, sizes: Sequence[int]) -> list[Row]:
     """FPIR by size and budget, of the tail and of plain budget / N."""
-    known = chosen.llr(calibration.llr)
+    known = chosen.llr_of_all(calibration.llr, calibration.near)
     rows = []
     for size in sizes:
         for budget in BUDGETS:
@@ -269,8 +269,7 @@ def budget_rows(calibration: Calibration, chosen: Population, reported: Populati
 def crossed_rows(calibration: Calibration, reported: Population, budget: float = 0.01, n_most: int = 6) -> list[Row]:
     """Who is flagged as whom with all voices enrolled, by corpus: shares of what is flagged, in percent."""
     size = len(reported.voices)
-    enrolled = reported.enrolled(calibration.llr, calibration.near)
-    scores = enrolled["together"](reported.llr(calibration.llr), np.arange(size), enrolled["own"])
+    scores = reported.llr_of_all(calibration.llr, calibration.near)
     threshold = tail.threshold_for(calibration.tail, budget, size)
     weights = tail.stranger_weights(*reported.codes())
     best = scores.argmax(axis=1)

@@ -516,7 +516,7 @@ def card_section(
         From `training.overlap.nearest_persons`.
     """
     fitted = calibration["llr"]
-    weights = " + ".join(f"{weight:.3f} {name}" for name, weight in fitted["weights"].items())
+    weights = " ".join(f"{weight:+.3f} {name}" for name, weight in fitted["weights"].items()).lstrip("+")
     strangers = Tail.from_dict(calibration["tail"])
     return "\n".join(
         [
@@ -615,9 +615,10 @@ def fit(
             **model.as_dict(),
             "prior": llr.PRIOR,
             "positives": "tracks of enrolled singers as they are, over music at +6 dB and at +0 dB, real karaoke "
-            "mixes, clones of singing (persons imitated alike), and for slope and intercept speech, alike",
+            "mixes, clones of singing (the persons imitated weigh the same), and for slope and intercept speech; "
+            "each part weighs the same",
             "negatives": "strangers against every single artist: speaking, singing, and singing over music at +6 dB "
-            "and at +0 dB, and for slope and intercept speech of other persons enrolled from speech, alike",
+            "and at +0 dB, and for slope and intercept speech of others; each part weighs the same",
         },
         "near": near.as_dict(),
         "tail": strangers.as_dict(),

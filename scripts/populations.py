@@ -139,7 +139,8 @@ class Population:
         same words make recordings alike, not voices. Singers of a corpus are compared.
     accompaniment : (n_tracks,) float64
     between : (n_voices, n_voices) float32
-        norm_scores of the voices with one another (`registry.crowding.voice_scores`); -inf with oneself.
+        norm_scores of the voices with one another (`registry.crowding.voice_scores`); -inf with oneself. Also of one
+        corpus: a registry has artists from one studio, and its tracks are compared with all of them.
     abstains : (n_tracks,) bool
     person, condition : (n_tracks,) str
         Who is heard; sung or spoken, alone or over music, and for how long.
@@ -159,6 +160,12 @@ class Population:
         """(n_tracks, n_voices) float64 before crowding is taken off; -inf where not compared or abstaining."""
         llrs = llr_of(measures(self.norm, self.accompaniment[:, None]), model)
         return np.where(self.compared & ~self.abstains[:, None], llrs, -np.inf)
+
+    def llr_of_all(self, model: LlrModel, near: NearLevels) -> np.ndarray:
+        """(n_tracks, n_voices) float64 as decided on with all voices enrolled; -inf as in `llr`."""
+        enrolled = self.enrolled(model, near)
+        llrs: np.ndarray = enrolled["together"](self.llr(model), np.arange(len(self.voices)), enrolled["own"])
+        return llrs
 
     def maxima(self, model: LlrModel, near: NearLevels, size: int, n_galleries: int, *, seed: int = 0) -> np.ndarray:
         """Best llr of each track over random galleries, singers first: `registry.tail.gallery_maxima`."""

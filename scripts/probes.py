@@ -103,13 +103,16 @@ def score_probes(
         between = voice_scores(templates, starts, artists.vectors, artists.starts, cohort, centres=own_centres).T
         for length, n_windows in LENGTHS.items():
             rng = np.random.default_rng(SEED)
-            own, others, music = [], [], []
+            own, others, music, abstains = [], [], [], []
             for test, model in zip(tests.tolist(), models.tolist(), strict=True):
-                windows = vectors[keys[test]].vectors
+                clip = vectors[keys[test]]
+                windows, abstains_here = clip.vectors, clip.abstains
                 if n_windows is not None:
-                    alike = tests[models == model].tolist()
-                    judged = [vectors[keys[i]].vectors for i in alike if not vectors[keys[i]].abstains]
-                    windows = _repeat(windows, judged, n_windows, rng)
+                    alike = [vectors[keys[i]] for i in tests[models == model].tolist()]
+                    judged = [other.vectors for other in alike if not other.abstains]
+                    windows = _repeat([] if clip.abstains and judged else [windows], judged, n_windows, rng)
+                    abstains_here = not judged
+                abstains.append(abstains_here)
                 one = np.zeros(1, np.int64)
                 scored = own_rows[model], one, own_centres[model : model + 1]
                 own.append(_norm(windows, *scored, cohort)[0])
@@ -118,7 +121,7 @@ def score_probes(
             is_own = persons[tests][:, None] == np.array(voices)[None, :]
             found[name, length] = ProbeTracks(
                 person=persons[tests],
-                abstains=np.array([vectors[keys[i]].abstains for i in tests.tolist()]),
+                abstains=np.array(abstains),
                 own=np.array(own, np.float64),
                 others=np.where(is_own, -np.inf, np.array(others, np.float64)),
                 accompaniment=np.array(music),
@@ -127,11 +130,11 @@ def score_probes(
     return found
 
 
-def _repeat(first: np.ndarray, clips: list[np.ndarray], n: int, rng: np.random.Generator) -> np.ndarray:
-    """n windows: a clip, then others in random order, again and again."""
-    parts = [first]
+def _repeat(first: list[np.ndarray], clips: list[np.ndarray], n: int, rng: np.random.Generator) -> np.ndarray:
+    """n windows: those of a clip, then of others in random order, again and again."""
+    parts = list(first)
     while sum(map(len, parts)) < n:
-        parts += [clips[i] for i in rng.permutation(len(clips))] if clips else [first]
+        parts += [clips[i] for i in rng.permutation(len(clips))] if clips else first
     return np.concatenate(parts)[:n]
 
 

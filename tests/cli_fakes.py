@@ -184,7 +184,7 @@ UNITLESS = {
     "own_norm_score",
     "llr",
     "similar_llr",
-    "llr_taken_off",
+    "taken_off",
     "threshold",
     "budget",
     "false-flag-budget",

@@ -23,12 +23,14 @@ TRACKS = {
 }
 
 
-def examine(store: Store, encoder: FakeEncoder, *, is_finished: bool = True) -> Run:
+def examine(
+    store: Store, encoder: FakeEncoder, calibration: Calibration = CALIBRATION, *, is_finished: bool = True
+) -> Run:
     """A run over `TRACKS` and a file that is no audio, in which one of the tracks is named twice."""
     matcher = Matcher(store, encoder, lambda _: None)
     pins = {
         **{"inputs_key": "k" * 64, "version": "0.1.0", "store_revision": matcher.store_revision},
-        **{"encoder_id": ENCODER_ID, "cohort_id": COHORT_ID, "calibration_id": CALIBRATION.calibration_id},
+        **{"encoder_id": ENCODER_ID, "cohort_id": COHORT_ID, "calibration_id": calibration.calibration_id},
         **{"threshold": matcher.threshold.llr, "threshold_source": matcher.threshold.source, "budget": 0.03},
     }
     names = [*TRACKS, "ada.wav", "text.wav", *([] if is_finished else ["left.wav"])]

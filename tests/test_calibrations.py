@@ -9,7 +9,7 @@ import pytest
 
 from registry import audit
 from registry.calibration import CONSTANTS, Calibration
-from registry.calibrations import active_calibration, add_calibration, list_calibrations, roll_back
+from registry.calibrations import active_calibration, add_calibration, list_calibrations, misfit_version, roll_back
 from registry.errors import RegistryError, StoreDamaged
 from registry.store import Store
 from tests.fakes import COHORT_ID, ENCODER_ID, fake_calibration, table_counts
@@ -106,9 +106,19 @@ def test_one_of_another_way_of_scoring_waits(store, monkeypatch):
 
     monkeypatch.setattr("registry.calibration.CONSTANTS", {**CONSTANTS, "stretch_windows": 99})
     assert source(store) is None
+    assert misfit_version(store, ENCODER_ID, COHORT_ID) == 2
     monkeypatch.undo()
 
-    assert source(store) == "second"
+    assert (source(store), misfit_version(store, ENCODER_ID, COHORT_ID)) == ("second", None)
+
+
+def test_rolling_back_to_one_of_another_way_of_scoring_leads_to_the_encoders_own(store):
+    add_calibration(store, calibration("earlier", scoring={"cohort_top": 1}))
+    add_calibration(store, calibration("second"))
+
+    assert [row["fits"] for row in list_calibrations(store)] == [True, False]
+    assert roll_back(store) == (2, None)
+    assert (source(store), misfit_version(store, ENCODER_ID, COHORT_ID)) == (None, 1)
 
 
 def test_versions_are_listed_newest_first_without_their_content(store):
@@ -123,11 +133,11 @@ def test_versions_are_listed_newest_first_without_their_content(store):
     assert [{**row, "made_at": row["made_at"][:2]} for row in rows] == [
         {
             **{"version": 2, "calibration_id": second.calibration_id, "encoder_id": OTHER_ENCODER_ID},
-            **{"made_at": "20", "made_by": "max", "active": 0, "source": "second"},
+            **{"made_at": "20", "made_by": "max", "active": 0, "source": "second", "fits": True},
         },
         {
             **{"version": 1, "calibration_id": first.calibration_id, "encoder_id": ENCODER_ID},
-            **{"made_at": "20", "made_by": "ida", "active": 1, "source": "first"},
+            **{"made_at": "20", "made_by": "ida", "active": 1, "source": "first", "fits": True},
         },
     ]
 

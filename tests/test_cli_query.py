@@ -72,7 +72,7 @@ def test_json_is_the_record_with_units_in_its_keys(enrolled):
         ENCODER_ID,
     )
     assert (scan["budget"], re.fullmatch("[0-9a-f]{64}", scan["calibration_id"]) is None) == (0.03, False)
-    assert (match["rank"], match["artist"]) == (1, "Ada")
+    assert (match["rank"], match["artist"], match["taken_off"]) == (1, "Ada", 0.0)
     assert match["llr"] >= THRESHOLD > scan["matches"][1]["llr"]
     assert [match["flagged"] for match in scan["matches"]] == [True, False]
     assert set(evidence) == {

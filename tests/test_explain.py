@@ -120,8 +120,9 @@ def test_what_others_near_take_off_is_said_as_they_are_counted(artists, encoder)
         Part("track_crowding", taken_off, -1.0, -taken_off),
     )
     lines = explanation_text(found).splitlines()
-    for measure in ("artist_crowding", "track_crowding"):
-        assert sum(f"{-taken_off:+.2f}  {measure} {taken_off:.4g} times -1" in line for line in lines) == 1
+    for whom in ("artist", "track"):
+        said = f"{-taken_off:+.2f}  {whom}_crowding {taken_off:.4g} times -1: 2.0 times as many other voices near the "
+        assert sum(f"{said}{whom} as expected" in line for line in lines) == 1
 
 
 def test_where_nobody_is_near_nothing_is_taken_off_without_a_sign(artists, encoder):
@@ -131,6 +132,7 @@ def test_where_nobody_is_near_nothing_is_taken_off_without_a_sign(artists, encod
 
     assert [str(part.adds) for part in found.steps.parts[2:]] == ["0.0", "0.0"]
     assert explanation_text(found).count("   +0.00  ") == 2
+    assert "track_crowding 0: no more other voices near the track than expected" in explanation_text(found)
 
 
 def test_the_centres_and_the_cosine_equal_a_plain_computation(artists, matcher, encoder):

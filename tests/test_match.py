@@ -15,7 +15,7 @@ from registry import store as store_module
 from registry.calibration import DEFAULT_BUDGET, LEAST_LLR, Calibration, Threshold
 from registry.calibrations import add_calibration, roll_back
 from registry.config import FALSE_FLAG_BUDGET, REQUIRE_TWO_PERSONS, change_setting
-from registry.crowding import artist_crowding, track_crowding, voice_scores
+from registry.crowding import NearLevels, artist_crowding, track_crowding, voice_scores
 from registry.erasure import erase_artist, erase_reference
 from registry.errors import EncoderMismatch, NoThreshold
 from registry.identity import rename_artist, split_artist
@@ -218,6 +218,41 @@ def test_by_a_calibration_that_does_not_say_what_is_near_nothing_is_taken_off(st
 
     assert matches == plain
     assert [match.llr for match in with_near] != [match.llr for match in plain]
+
+
+@pytest.mark.usefixtures("crowd")
+@pytest.mark.parametrize("weights", [(-1.0, -1.0), (-1.0, -0.25), (-0.25, 0.0), (0.0, -0.5), (0.0, 0.0)])
+def test_a_match_says_what_crowding_took_off_its_llr(store, encoder, weights):
+    """Both crowdings, each by its weight: with that the llr is what it is where nobody comes near."""
+    track = make_voiceprint(singer(0, 10, spread=0.5, seed=70))
+    encoder.calibration = weighed(encoder.calibration, of_artist=weights[0], of_track=weights[1])
+    plain = {match.artist: match for match in make_matcher(store, encoder)[0].match(track)}
+    encoder.calibration = {**encoder.calibration, "near": NearLevels(artist=1.5, track=1.5).as_dict()}
+
+    matches = {match.artist: match for match in make_matcher(store, encoder)[0].match(track)}
+
+    of_artist, of_track = np.log10(4 / 2.04), np.log10([4 / 2.04] * 3 + [5 / 2.04] * 2)
+    for name, by_track in zip(["Ada", "Bo", "Cy", "Di", "Ed"], of_track, strict=True):
+        by_artist = of_artist if name in ("Ada", "Bo", "Cy") else 0.0
+        found = matches[name]
+        assert found.taken_off == round(float(-weights[0] * by_artist - weights[1] * by_track), 2)
+        assert found.llr + found.taken_off == pytest.approx(plain[name].llr, abs=0.0101)  # two are rounded
+        assert found.norm_score == plain[name].norm_score
+    assert {str(match.taken_off) for match in plain.values()} == {"0.0"}
+    if not any(weights):
+        assert {str(match.taken_off) for match in matches.values()} == {"0.0"}
+
+
+@pytest.mark.usefixtures("crowd")
+def test_of_a_long_track_a_match_says_what_was_taken_off_in_its_best_section(store, encoder):
+    encoder.calibration = crowded(encoder.calibration, track=1.5)
+    song, other = singer(0, 10, spread=0.5, seed=70), singer(6, 100, spread=0.3, seed=1)
+    matcher, _ = make_matcher(store, encoder)
+    alone = {match.artist: match.taken_off for match in matcher.match(make_voiceprint(song))}
+
+    matches = {match.artist: match.taken_off for match in matcher.match(long_voiceprint([other, song]))}
+
+    assert alone["Ada"] == matches["Ada"] == round(float(np.log10(4 / 2.04)), 2)
 
 
 @pytest.mark.usefixtures("crowd")
@@ -864,6 +899,10 @@ def test_a_calibration_of_the_registrys_for_another_encoder_or_way_of_scoring_is
 
     assert find_calibration(store, encoder) == encoder_calibration(encoder)
     assert encoder_calibration(encoder) == Calibration.from_dict(encoder.calibration)
+    assert make_matcher(store, encoder)[1] == [
+        "calibration 3: fitted for another way of scoring, so the encoder's own counts; "
+        "`likeness calibrate` fits another"
+    ]
 
 
 def test_without_a_cohort_there_is_no_threshold_even_if_one_is_given(store, encoder):

@@ -30,7 +30,7 @@ from registry.records import ConsentRecord, Evidence, Reference
 from registry.scans import add_scan, find_scans, get_scan
 from registry.schema import MIGRATION_NAMES, migrations
 from registry.store import Store
-from tests.fakes import COHORT_ID, DIM, ENCODER_ID, make_matcher, make_voiceprint, singer, table_counts
+from tests.fakes import COHORT_ID, DIM, ENCODER_ID, crowded, make_matcher, make_voiceprint, singer, table_counts
 
 OLD = "2026-01-02T03:04:05Z"
 #: artist_id, name; reference_id, artist_id, consent_id, path, content_id, forced
@@ -302,9 +302,9 @@ def test_a_migration_that_is_killed_leaves_the_old_registry(old, die: Callable[[
 
 def test_the_release_before_refuses_what_this_one_wrote(old, monkeypatch):
     Store(old).close()
-    monkeypatch.setattr("registry.database.MIGRATION_NAMES", MIGRATION_NAMES - {"m004_calibration"})
+    monkeypatch.setattr("registry.database.MIGRATION_NAMES", MIGRATION_NAMES - {"m005_crowding"})
 
-    with pytest.raises(StoreTooNew, match=r"it has m004_calibration\); upgrade with"):
+    with pytest.raises(StoreTooNew, match=r"it has m005_crowding\); upgrade with"):
         Store(old)
 
 
@@ -405,3 +405,24 @@ def test_lookalikes_are_kept_once_and_go_with_either_artist(opened):
     erase_artist(opened, "Ada Vale", print)
 
     assert opened.rows("SELECT artist_id, other_id FROM lookalikes") == [{"artist_id": 2, "other_id": 5}]
+
+
+# --- what crowding takes off ---
+
+
+def test_of_the_matches_of_old_scans_nothing_is_said_to_be_taken_off(opened):
+    stored = opened.rows("SELECT DISTINCT taken_off, typeof(taken_off) AS type FROM matches")
+
+    assert stored == [{"taken_off": 0.0, "type": "real"}]
+    assert {match.taken_off for scan in find_scans(opened) for match in scan.matches} == {0.0}
+
+
+def test_an_old_registry_keeps_what_crowding_takes_off(opened, encoder):
+    encoder.calibration = crowded(encoder.calibration, track=-9.0)
+    matcher, _ = make_matcher(opened, encoder)
+    scan = matcher.scan("in/new.wav", make_voiceprint(singer(2, 10, seed=9), "new"))
+    with opened.writing():
+        scan_id = add_scan(opened, scan)
+
+    assert [match.taken_off > 0.1 for match in scan.matches] == [True, True]
+    assert get_scan(opened, scan_id) == replace(scan, scan_id=scan_id)

@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 
 from registry import scoring
-from registry.calibration import Calibration, Threshold
-from registry.crowding import artist_crowding, track_crowding, voice_scores
-from registry.llr import llr_of, measures
+from registry.calibration import Threshold
+from registry.llr import LlrModel, llr_of, measures
 from registry.neighbours import CANDIDATES, N_NEIGHBOURS, nearest_neighbours, voice_sections
 from registry.records import Gallery
-from tests.fakes import COHORT_ID, DIM, THRESHOLD, crowded, fake_calibration, fake_cohort, singer, unit
+from tests.fakes import DIM, THRESHOLD, fake_cohort, singer, unit
 
 COHORT = scoring.prepare_cohort(fake_cohort().vectors, fake_cohort().person)
 #: The llr is the norm_score.
-CALIBRATION = Calibration.from_dict(fake_calibration(COHORT_ID))
+MODEL = LlrModel((1.0, 0.0, -1.0, -1.0), 0.0)
 AT = Threshold(THRESHOLD, "made up for tests")
 
 
@@ -32,15 +31,9 @@ def reference(number: int, vectors: np.ndarray, every_s: float = 2.0) -> tuple[i
     return number, vectors, np.column_stack([start_s, start_s + 4.0]).astype(np.float32)
 
 
-def nearest(
-    sections: list[np.ndarray],
-    others: Gallery,
-    threshold: Threshold = AT,
-    *,
-    calibration: Calibration = CALIBRATION,
-):
+def nearest(sections: list[np.ndarray], others: Gallery, threshold: Threshold = AT):
     names = {int(i): f"artist {i}" for i in np.unique(others.artist_id)}
-    return nearest_neighbours(sections, others, COHORT, calibration, threshold, names)
+    return nearest_neighbours(sections, others, COHORT, MODEL, threshold, names)
 
 
 # --- sections ---
@@ -101,7 +94,7 @@ def test_a_neighbour_scores_as_a_track_with_one_reference_would():
     starts, _ = scoring.group_starts(others.artist_id)
     scores = scoring.pool_scores(voice, others.vectors, starts)
     norm_scores = scoring.normalise(scores, voice, others.vectors, starts, COHORT)
-    llrs = llr_of(measures(norm_scores, scoring.accompaniment(voice, COHORT)), CALIBRATION.llr)
+    llrs = llr_of(measures(norm_scores, scoring.accompaniment(voice, COHORT)), MODEL)
 
     found = {one.artist_id: one for one in nearest([voice], others)}
 
@@ -109,44 +102,6 @@ def test_a_neighbour_scores_as_a_track_with_one_reference_would():
         assert found[artist_id].score == round(float(scores[i]), 4)
         assert found[artist_id].norm_score == round(float(norm_scores[i]), 3)
         assert found[artist_id].llr == round(float(llrs[i]), 2)
-
-
-def test_of_a_neighbour_is_taken_off_what_comes_near_it_and_the_voice():
-    """Among the others, section by section, as of a track of somebody who is not enrolled."""
-    sections = [singer(0, 20, spread=0.5), singer(2, 9, spread=0.7, seed=8)]
-    others = gallery(singer(0, 3, spread=0.5, seed=4), singer(0, 2, spread=0.4, seed=5), singer(2, 1), singer(5, 8))
-    calibration = Calibration.from_dict(crowded(fake_calibration(COHORT_ID), artist=1.0, track=0.0))
-    starts, _ = scoring.group_starts(others.artist_id)
-    between = voice_scores(others.vectors, starts, others.vectors, starts, COHORT)
-    np.fill_diagonal(between, -np.inf)
-    of_artists = artist_crowding(between, 1.0)
-    rows, taken_off = [], []
-    for voice in sections:
-        scores = scoring.pool_scores(voice, others.vectors, starts)
-        norm_scores = scoring.normalise(scores, voice, others.vectors, starts, COHORT).astype(float)
-        taken_off.append(of_artists + track_crowding(norm_scores[None], 0.0)[0])
-        rows.append(norm_scores - taken_off[-1])
-
-    found = {one.artist_id: one for one in nearest(sections, others, calibration=calibration)}
-
-    assert of_artists.any() and any((taken_off[k] > of_artists).any() for k in range(2))
-    best = np.argmax(rows, axis=0)
-    assert [found[i].llr for i in (1, 2, 3, 4)] == [round(rows[best[k]][k], 2) for k in range(4)]
-    assert set(best.tolist()) == {0, 1}
-
-
-def test_candidates_are_crowded_by_all_others_not_by_one_another_alone(monkeypatch):
-    others = gallery(*(singer(axis % 4, 2, spread=0.4, seed=axis) for axis in range(12)))
-    calibration = Calibration.from_dict(crowded(fake_calibration(COHORT_ID), artist=1.0, track=0.0))
-    voice = singer(0, 8, spread=0.4, seed=30)
-    every = nearest([voice], others, calibration=calibration)
-    monkeypatch.setattr("registry.neighbours.CANDIDATES", 3)
-
-    found = nearest([voice], others, calibration=calibration)
-
-    by_id = {one.artist_id: one.llr for one in every}
-    assert [one.llr for one in found] == [by_id[one.artist_id] for one in found]
-    assert len(found) == 3 and found[0].llr < nearest([voice], others)[0].llr
 
 
 def test_an_artist_has_the_scores_of_its_best_section():

@@ -171,8 +171,9 @@ def test_an_artist_without_consent_has_no_flag_and_that_is_said(artists, run):
 
     assert (preview.n_artists, preview.n_flagged, preview.n_go) == (2, 0, 1)
     assert [(change.path, change.artist, change.llr) for change in preview.changes] == [("ada.wav", None, None)]
-    (line,) = said
+    line, crowding = said
     assert line.startswith("Ada: left out, the consent on record was withdrawn on ")
+    assert crowding.startswith("what the voices that are left out took off the scores of others")
 
 
 def test_nothing_is_written(artists, run):

@@ -80,9 +80,10 @@ def test_songs_begin_with_their_clip_and_hold_only_the_persons_clips():
     rng = np.random.default_rng(0)
     clips = [np.full((2, 3), float(i)) for i in range(3)]
 
-    song = _repeat(clips[1], clips, 9, rng)
+    song = _repeat([clips[1]], clips, 9, rng)
 
     assert song.shape == (9, 3)
     assert song[:2].tolist() == clips[1].tolist()
     assert set(song[:, 0].tolist()) == {0.0, 1.0, 2.0}
-    assert _repeat(clips[1], [], 5, rng)[:, 0].tolist() == [1.0] * 5
+    assert set(_repeat([], clips[:1], 5, rng)[:, 0].tolist()) == {0.0}
+    assert _repeat([clips[1]], [], 5, rng)[:, 0].tolist() == [1.0] * 5

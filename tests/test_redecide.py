@@ -17,7 +17,7 @@ from registry.redecide import DecidedRun, Redecision, decide_run
 from registry.rights import withdraw_consent
 from registry.scans import find_scans
 from registry.store import Store
-from tests.fakes import COHORT_ID, enroll_vectors, fake_calibration, singer
+from tests.fakes import COHORT_ID, crowded, enroll_vectors, fake_calibration, singer
 from tests.kept_runs import CALIBRATION, TRACKS, examine
 
 #: Budgets whose thresholds lie below and above the llr of Ada's song, 2.2 to 2.6, which the default flags at 2.0.
@@ -178,6 +178,23 @@ def test_the_outcome_is_that_of_a_batch_with_that_budget(artists, encoder, run, 
     assert found.threshold == matcher.threshold.llr
 
 
+def test_what_crowding_took_off_is_that_of_the_run_before(artists, encoder):
+    """Also where a calibration takes off what others do, and of each artist another amount."""
+    encoder.calibration = crowded(encoder.calibration, artist=0.0, track=1.0)
+    calibration = Calibration.from_dict(encoder.calibration)
+    run = examine(artists, encoder, calibration)
+    taken_off = [row["taken_off"] for row in of_run(artists, run.run_id)["matches"]]
+
+    found = decide_run(artists, run.run_id, calibration, LARGE, say_nothing)
+
+    after = of_run(artists, found.run_id)["matches"]
+    assert [row["taken_off"] for row in after] == taken_off
+    assert len(set(taken_off)) > 1
+    before = [match for scan in find_scans(artists, run_id=run.run_id) for match in scan.matches]
+    again = [match for scan in find_scans(artists, run_id=found.run_id) for match in scan.matches]
+    assert [match.taken_off for match in again] == [match.taken_off for match in before] == taken_off
+
+
 def test_what_was_decided_again_can_be_decided_again(artists, run):
     strict = decide_run(artists, run.run_id, CALIBRATION, SMALL, say_nothing)
 
@@ -232,6 +249,8 @@ def test_an_artist_without_consent_is_left_out_and_that_is_said(artists, run):
     assert [line.partition(" was withdrawn")[0] for line in said] == [
         "Ada: left out, the consent on record",
         "Cy: left out, the consent on record",
+        "what the voices that are left out took off the scores of others (crowding) is kept as it was; `likeness "
+        "batch` examines the tracks without them",
     ]
     assert {match.artist for scan in find_scans(artists, run_id=2) for match in scan.matches} == {"Bo"}
     assert (found.outcomes["clear"], found.went) == (4, 2)

@@ -52,6 +52,21 @@ def test_a_flagged_scan_shows_what_a_person_needs_to_check_it_by_ear():
     )
 
 
+def test_what_crowding_took_off_stands_behind_the_llr_of_the_best_and_of_who_is_flagged():
+    first, second = replace(SCAN.matches[0], taken_off=0.98), replace(SCAN.matches[1], taken_off=0.29)
+
+    def said(*matches: Match) -> list[str]:
+        return [line for line in scan_text(replace(SCAN, matches=matches)).splitlines() if line[2:5] in ("1. ", "2. ")]
+
+    assert said(first, second) == [
+        " *1. Ada: log10 likelihood ratio +1.75 (0.98 taken off: other enrolled voices come near), norm score 4.91, "
+        "cosine 0.714",
+        "  2. Bo: log10 likelihood ratio -0.50, norm score 1.50, cosine 0.400",
+    ]
+    assert "(0.29 taken off" in said(first, replace(second, flagged=True))[1]
+    assert said(SCAN.matches[0], second)[0] == " *1. Ada: log10 likelihood ratio +1.75, norm score 4.91, cosine 0.714"
+
+
 @pytest.mark.parametrize(("run_id", "by"), [(None, "by a query"), (3, "run 3")])
 def test_a_scan_on_record_says_when_it_was_made_and_by_what(run_id, by):
     scan = replace(SCAN, run_id=run_id)

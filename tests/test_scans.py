@@ -38,6 +38,16 @@ def test_a_scan_comes_back_as_it_was_stored(store, scan):
     assert list(find_scans(store)) == [saved]
 
 
+def test_what_crowding_took_off_is_kept_with_each_match(store, scan):
+    first, second = scan.matches
+    crowded = replace(scan, matches=(replace(first, taken_off=0.29), second))
+
+    (saved,) = save(store, crowded)
+
+    assert get_scan(store, 1) == saved
+    assert [match.taken_off for match in saved.matches] == [0.29, 0.0]
+
+
 def test_a_track_is_known_by_its_content_wherever_it_lies(store, scan):
     saved = save(store, scan, replace(scan, path="elsewhere/b.wav"))
 

@@ -176,11 +176,14 @@ def _list(store: Store, output_format: str) -> None:
     from registry.calibrations import list_calibrations
 
     rows: Sequence[dict[str, Any]] = [{**row, "active": bool(row["active"])} for row in list_calibrations(store)]
+    if any(row["active"] and not row["fits"] for row in rows):
+        note(f"{store.home}: what was fitted for another way of scoring does not count; fit another")
     if output_format == "table":
         rows = [
             {
                 **row,
                 "active": "yes" if row["active"] else "no",
+                "fits": "yes" if row["fits"] else "no",
                 "calibration_id": row["calibration_id"][:12],
                 "encoder_id": row["encoder_id"][:12],
             }
@@ -188,9 +191,8 @@ def _list(store: Store, output_format: str) -> None:
         ]
         if not rows:
             note(f"{store.home}: no calibration of its own; that of the encoder counts")
-    write_rows(
-        rows, output_format, ["version", "active", "made_at", "made_by", "calibration_id", "encoder_id", "source"]
-    )
+    columns = ["version", "active", "fits", "made_at", "made_by", "calibration_id", "encoder_id", "source"]
+    write_rows(rows, output_format, columns)
 
 
 def _roll_back(store: Store, output_format: str) -> None:
