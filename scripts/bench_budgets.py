@@ -60,7 +60,7 @@ SEED = 1
 
 @dataclass(frozen=True)
 class Rate:
-    """A false positive identification rate with its intervals, as shares."""
+    """A false positive identification rate with its intervals, as shares; `n_flags` tracks, on average of galleries."""
 
     value: float
     low: float
@@ -69,6 +69,7 @@ class Rate:
     binomial_high: float
     n_strangers: int
     n_tracks: int
+    n_flags: float
 
 
 def false_flags(calibration: Calibration, population: Population, threshold: float, size: int) -> Rate:
@@ -83,7 +84,7 @@ def false_flags(calibration: Calibration, population: Population, threshold: flo
     low, high = np.quantile((drawn @ hit) / (drawn @ total), [0.025, 0.975])
     value = float(hits @ weights)
     spread = 1.96 * np.sqrt(max(value * (1 - value), 1e-12) / len(hits))
-    return Rate(value, float(low), float(high), max(0.0, value - spread), value + spread, n, len(hits))
+    return Rate(value, float(low), float(high), max(0.0, value - spread), value + spread, n, len(hits), hits.sum())
 
 
 def plain_threshold(scores: np.ndarray, population: Population, budget: float, n_artists: int) -> float:
@@ -262,6 +263,7 @@ def budget_rows(calibration: Calibration, chosen: Population, reported: Populati
                 within = [round(100 * x, 3) for x in (rate.value, rate.binomial_low, rate.binomial_high)]
                 rows.append(Row(name, way, "fpir_pct_over_tracks", *within, rate.n_tracks))
                 rows.append(Row(name, way, "strangers", rate.n_strangers, None, None, rate.n_tracks))
+                rows.append(Row(name, way, "flags", round(rate.n_flags, 1), None, None, rate.n_tracks))
                 rows.append(Row(name, way, "threshold_llr", round(threshold, 3), None, None, size))
     return rows
 
@@ -307,7 +309,7 @@ def missed_rows(
 def print_table(rows: Sequence[Row]) -> None:
     """FPIR by size and budget, then what is missed, held-out fits, and the simulation."""
     of = {(row.trials, row.system, row.metric): row for row in rows}
-    head = f"{'fold B, thresholds of fold A':32}{'threshold':>10}{'FPIR %, over strangers':>30}"
+    head = f"{'fold B, thresholds of fold A':32}{'threshold':>10}{'FPIR %, over strangers':>46}"
     print(head + f"{'over tracks':>18}  strangers")
     for row in rows:
         if row.metric == "fpir_pct" and row.trials.startswith("strangers-"):
@@ -319,8 +321,9 @@ def print_table(rows: Sequence[Row]) -> None:
             if row.value * n.value < 100:
                 interval += f", < {bound:.1f}, extrapolated"
             over = f"{tracks.low:.2f} to {tracks.high:.2f}"
-            line = f"{f'{row.trials} {row.system}':32}{threshold:>10.2f}{interval:>30}{over:>18}"
-            print(f"{line}  {n.value:.0f}, {row.n:,} tracks")
+            line = f"{f'{row.trials} {row.system}':32}{threshold:>10.2f}{interval:>46}{over:>18}"
+            flags = of[row.trials, row.system, "flags"].value
+            print(f"{line}  {n.value:.0f}; {flags:.0f} of {row.n:,} tracks flagged")
     crossed = ", ".join(f"{row.system} {row.value:.0f} %" for row in rows if row.metric == "share_pct")
     print(f"\nof what is flagged with all voices and 1 %: {crossed}")
     print("\nmissed, FNIR %: " + ", ".join(LENGTHS))
