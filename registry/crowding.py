@@ -1,13 +1,11 @@
 """How many other voices come near an artist, or near a track, and what that takes off the evidence. Pure numpy.
 
 Some artists are taken for many others, and some tracks sound like many artists (the lambs and wolves of Doddington et
-al. 1998). Strangers of another kind hardly tell which: neither the cohort nor the voices that the encoder was trained
-on do. The artists enrolled beside them do. So every artist is scored with the other artists' voices, and every track
-with all artists: where more of them than usual come near, a high score is so many times less telling, and log10 of that
-many is taken off the llr (`registry.llr.MEASURES`; nearly: slope and intercept are fitted with it). Nothing is ever
-added. In effect such artists and tracks have a
-stricter threshold, and the same false-flag budget is kept with a lower one for all others. What it gives: README, "What
-each step gives".
+al. 1998); the artists enrolled beside them tell which. So every artist is scored with the other artists' voices, and
+every track with all artists: where more of them than usual come near, a high score is so many times less telling, and
+log10 of that many is taken off the llr (`registry.llr.MEASURES`; nearly: slope and intercept are fitted with it).
+Nothing is ever added. In effect such artists and tracks have a stricter threshold, and the same false-flag budget is
+kept with a lower one for all others. What it gives: README, "What each step gives".
 
 References
 ----------
