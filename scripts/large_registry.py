@@ -39,7 +39,7 @@ class MadeUpEncoder:
         tail = Tail(1, (0.0, 3.0), (0.5, 0.03), 3.0, 0.5, 0.0, -0.1, 0.1, (1,), (1.0,), 1000, 100)
         self.calibration = {
             **{"encoder_id": self.encoder_id, "cohort_id": self.cohort.cohort_id, "source": self.source},
-            **{"scoring": CONSTANTS, "llr": LlrModel((1.0, 0.0), 0.0).as_dict(), "tail": tail.as_dict()},
+            **{"scoring": CONSTANTS, "llr": LlrModel((1.0, 0.0, 0.0, 0.0), 0.0).as_dict(), "tail": tail.as_dict()},
         }
 
 
