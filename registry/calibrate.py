@@ -305,10 +305,9 @@ def _measured(
         norm=scores.norm[:, columns],
         between=scores.between[np.ix_(columns, columns)],
     )
-    best_row, measured_rows = (
-        _best_rows(scores),
-        (measures(scores.norm, scores.accompaniment[:, None]) if model is None else scores.measured(model, near)),
-    )
+    plain = measures(scores.norm, scores.accompaniment[:, None])
+    measured_rows = plain if model is None else scores.measured(model, near)
+    best_row = _best_rows(scores)
 
     def measured(tracks: np.ndarray, columns: np.ndarray) -> np.ndarray:
         found: np.ndarray = measured_rows[best_row[tracks, columns], columns]
