@@ -128,7 +128,7 @@ def together(between: np.ndarray, model: LlrModel, near: NearLevels) -> Together
     model, near
         Of a calibration.
     """
-    of_artist, of_track = (model.weights[MEASURES.index(name)] for name in ("artist_crowding", "track_crowding"))
+    of_artist, of_track = _crowding_weights(model)
 
     def find(llrs: np.ndarray, voices: np.ndarray, own: np.ndarray) -> np.ndarray:
         heard, of = np.unique(own, return_inverse=True)
@@ -139,6 +139,35 @@ def together(between: np.ndarray, model: LlrModel, near: NearLevels) -> Together
         return found
 
     return find
+
+
+def beside(llrs: np.ndarray, others: np.ndarray, between: np.ndarray, model: LlrModel, near: NearLevels) -> np.ndarray:
+    """What crowding makes of the llrs of tracks, each with one artist, where others are enrolled beside it.
+
+    Parameters
+    ----------
+    llrs : (n,) float
+        Before crowding is taken off.
+    others : (n, n_others) float
+        llrs of the tracks with the others, before crowding is taken off; -inf with who is not beside the artist.
+    between : (n_others, n) float
+        norm_scores of the others' voices with the artist of each track (`registry.crowding.voice_scores`); -inf as in
+        `others`.
+    model, near
+        Of a calibration.
+    """
+    of_artist, of_track = _crowding_weights(model)
+    tracks = crowding.track_crowding(others, near.track, np.full(1, -1))[:, 0]
+    found: np.ndarray = np.round(
+        llrs + of_artist * crowding.artist_crowding(between, near.artist) + of_track * tracks, 2
+    )
+    return found
+
+
+def _crowding_weights(model: LlrModel) -> tuple[float, float]:
+    """Of artists, and of tracks."""
+    of_artist, of_track = (model.weights[MEASURES.index(name)] for name in ("artist_crowding", "track_crowding"))
+    return of_artist, of_track
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from registry import intervals, llr_metrics, metrics
-from registry.calibration import Calibration, Rule, Threshold, together
+from registry.calibration import Calibration, Rule, Threshold, beside, together
 from registry.intervals import Estimate
-from registry.tail import N_GALLERIES, gallery_maxima
+from registry.tail import N_GALLERIES, gallery_maxima, random_galleries
 from registry.trials import TrialScores
 
 #: Persons below which no rate is given: an interval over so few says nothing, and one person moves a rate by 20 %.
@@ -163,8 +163,8 @@ class Evaluation:
     too_few : str or None
         Why there are no rates at all.
     budgets, sizes : list of Point
-        The thresholds of some budgets for all models, and of the first budget for galleries of growing size; there FPIR
-        is of crowds of that size, FNIR of that of all models.
+        The thresholds of some budgets for all models, and of the first budget for galleries of growing size: as many
+        artists enrolled, drawn at random, or all models where there are fewer.
     persons, false_flags
         At the first budget's threshold, the worst first.
     """
@@ -300,8 +300,13 @@ def fpir_of(scores: TrialScores, llrs: np.ndarray, thresholds: np.ndarray) -> Fi
 
 def fnir_of(scores: TrialScores, llrs: np.ndarray, thresholds: np.ndarray) -> dict[str, Figure]:
     """Share of the tracks of each kind of target, with enough persons, that miss their threshold with their person."""
+    return _fnir(scores, _every_own_llr(scores, llrs) < thresholds)
+
+
+def _fnir(scores: TrialScores, missed: np.ndarray) -> dict[str, Figure]:
+    """Of how often each of (n_tracks,) is missed."""
     return {
-        kind: _share(own_llrs(scores, llrs, at) < thresholds[at], scores.track_person[at])
+        kind: _share(missed[at], scores.track_person[at])
         for kind, at in target_kinds(scores).items()
         if _too_few(scores, at, "") is None
     }
@@ -355,26 +360,48 @@ def _targets(scores: TrialScores, llrs: np.ndarray, kind: str, at: np.ndarray) -
 
 def _growth(scores: TrialScores, llrs: np.ndarray, calibration: Calibration, budget: float) -> list[Point]:
     """FNIR, and FPIR as far as there are voices, with the threshold of each size of gallery."""
-    at, n_models = scores.strangers(), len(scores.model_person)
-    table = np.where(scores.compared()[scores.row_track], scores.plain_llr_rows(calibration.llr), -np.inf)
-    with_others, own = together(scores.between, calibration.llr, calibration.near), scores.own_model[scores.row_track]
+    n_models = len(scores.model_person)
     points = []
     for size in sorted({*SIZES, n_models}):
         rule, thresholds = thresholds_of(scores, calibration, budget, size)
-        fpir = None
-        if size <= n_models:
-            # By sections, for each has its own crowd; a track has its best one.
-            best = scores.of_tracks(gallery_maxima(table, size, N_GALLERIES, together=with_others, own=own).T)
-            flagged = best[at] >= thresholds[at, None]
-            fpir = _share(flagged.mean(axis=1), scores.track_person[at])
-        points.append(point(rule, budget, size, fpir, fnir_of(scores, llrs, thresholds)))
+        if size > n_models:
+            points.append(point(rule, budget, size, None, fnir_of(scores, llrs, thresholds)))
+            continue
+        strangers = _strangers_in_galleries(scores, calibration, size) >= thresholds[:, None]
+        own = _own_in_galleries(scores, calibration, size) >= thresholds[:, None]
+        at = scores.strangers()
+        fpir = _share(strangers[at].mean(axis=1), scores.track_person[at])
+        points.append(point(rule, budget, size, fpir, _fnir(scores, 1 - own.mean(axis=1))))
     return points
+
+
+def _strangers_in_galleries(scores: TrialScores, calibration: Calibration, size: int) -> np.ndarray:
+    """(n_tracks, n_galleries) best llr with the others of each gallery; -inf where a track abstains."""
+    table = np.where(scores.compared()[scores.row_track], scores.plain_llr_rows(calibration.llr), -np.inf)
+    with_others, own = together(scores.between, calibration.llr, calibration.near), scores.own_model[scores.row_track]
+    # By sections, for each has its own crowd; a track has its best one.
+    return scores.of_tracks(gallery_maxima(table, size, N_GALLERIES, together=with_others, own=own).T)
+
+
+def _own_in_galleries(scores: TrialScores, calibration: Calibration, size: int) -> np.ndarray:
+    """(n_tracks, n_galleries) llr with the own person, the others of a gallery beside it; -inf where there is none."""
+    own = scores.own_model[scores.row_track]
+    rows = np.flatnonzero(own >= 0)
+    own, llrs = own[rows], scores.plain_llr_rows(calibration.llr)[rows]
+    galleries = random_galleries(len(scores.model_person), size, N_GALLERIES)
+    found = np.full((len(scores.row_track), len(galleries)), -np.inf)
+    for column, voices in enumerate(galleries):
+        is_beside = voices[None, :] != own[:, None]
+        is_beside[is_beside.all(axis=1), -1] = False  # the artist stands in the place of the last one
+        others = np.where(is_beside, llrs[:, voices], -np.inf)
+        between = np.where(is_beside.T, scores.between[np.ix_(voices, own)], -np.inf)
+        found[rows, column] = beside(llrs[np.arange(len(own)), own], others, between, calibration.llr, calibration.near)
+    return scores.of_tracks(found)
 
 
 def _persons(scores: TrialScores, llrs: np.ndarray, calibration: Calibration, budget: float) -> list[PersonRow]:
     _, thresholds = thresholds_of(scores, calibration, budget, len(scores.model_person))
-    own = np.where(scores.own_model >= 0, llrs[np.arange(len(llrs)), scores.own_model], -np.inf)
-    missed = own < thresholds
+    missed = _every_own_llr(scores, llrs) < thresholds
     hits = scores.compared() & (llrs >= thresholds[:, None])
     rows = []
     for person, name in enumerate(scores.persons):
@@ -412,6 +439,12 @@ def _false_flags(scores: TrialScores, llrs: np.ndarray, calibration: Calibration
         )
         for i in order.tolist()
     ]
+
+
+def _every_own_llr(scores: TrialScores, llrs: np.ndarray) -> np.ndarray:
+    """(n_tracks,) llr of each track with its own person's model; -inf where there is none."""
+    own: np.ndarray = np.where(scores.own_model >= 0, llrs[np.arange(len(llrs)), scores.own_model], -np.inf)
+    return own
 
 
 def _too_few(scores: TrialScores, at: np.ndarray, which: str) -> str | None:

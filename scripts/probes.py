@@ -17,9 +17,9 @@ from trial_audio import AudioItem
 from trial_vectors import House, ItemVectors, embed_items, enroll_models
 
 from registry import scoring
-from registry.calibration import Calibration
-from registry.crowding import artist_crowding, track_crowding, voice_scores
-from registry.llr import MEASURES, llr_of, measures
+from registry.calibration import Calibration, beside
+from registry.crowding import voice_scores
+from registry.llr import llr_of, measures
 from registry.scoring import CohortModel
 
 #: Windows of the tracks, 2 s apart; None: one clip as it is.
@@ -57,17 +57,13 @@ class ProbeTracks:
         own if that is among them.
         """
         model, near = calibration.llr, calibration.near
-        weights = dict(zip(MEASURES, model.weights, strict=True))
         plain = llr_of(measures(self.own, self.accompaniment), model)
         others = llr_of(measures(self.others, self.accompaniment[:, None]), model)
         below = np.zeros(len(plain))
         for voices in galleries:
             # A person's own voice among them is not compared, and not counted: the artist is in its place.
-            beside = others[:, voices[:-1]]
-            tracks = track_crowding(beside, near.track, np.full(1, -1))[:, 0]
-            artists = artist_crowding(self.between[:, voices[:-1]].T, near.artist)
-            llrs = plain + weights["track_crowding"] * tracks + weights["artist_crowding"] * artists
-            below += self.abstains | (np.round(llrs, 2) < threshold)
+            llrs = beside(plain, others[:, voices[:-1]], self.between[:, voices[:-1]].T, model, near)
+            below += self.abstains | (llrs < threshold)
         share: np.ndarray = below / len(galleries)
         return share
 

@@ -13,6 +13,7 @@ from registry.calibration import Calibration, Rule
 from registry.evaluate import BUDGETS, CLONES, GENUINE, NEW_SOURCE, SIZES, FalseFlag, PersonRow, evaluate
 from registry.evaluation_report import FIGURE_COLUMNS, evaluation_text, figure_rows, figure_text
 from registry.records import Unusable
+from registry.tail import N_GALLERIES, random_galleries
 from registry.trials import TrialScores
 from tests.fakes import crowded
 from tests.trial_fakes import calibration, level_tail, make_scores
@@ -148,6 +149,29 @@ def test_others_who_come_near_are_taken_off_with_everybody_enrolled_and_with_som
     plain = evaluate(scores, calibration(tail=level_tail(1.0)), [0.03])
     assert alone.fpir == next(point for point in plain.sizes if point.n_artists == 1).fpir  # nobody else is there
     assert found.budgets[0].fpir.value < plain.budgets[0].fpir.value
+
+
+@pytest.mark.parametrize("size", [1, 3, 10])
+def test_with_fewer_artists_fewer_others_are_beside_a_tracks_own(size):
+    """FNIR counted by hand: the artist stands in the place of the last of a gallery, if it is not among them."""
+    scores = make_scores(12, 6, 2, own=1.5)
+
+    found = evaluate(scores, crowded_calibration(tail=level_tail(1.0)), [0.03])
+
+    missed = []
+    for track in scores.targets(clones=False):
+        (row,), own = np.flatnonzero(scores.row_track == track), int(scores.track_person[track])
+        for gallery in random_galleries(12, size, N_GALLERIES).tolist():
+            others = [voice for voice in gallery if voice != own][: size - 1]
+            near = [
+                [scores.between[voice, own] >= 1.0 for voice in others],
+                [scores.norm[row, voice] >= 1.0 for voice in others],
+            ]
+            off = sum(max(0.0, np.log10((sum(each) + 2.0) / (0.01 * len(each) + 2.0))) for each in near)
+            missed.append(round(float(scores.norm[row, own]) - off, 2) < 1.0)
+    (point,) = (point for point in found.sizes if point.n_artists == size)
+    assert point.fnir[GENUINE].value == pytest.approx(np.mean(missed)) and 0.0 < np.mean(missed) < 1.0
+    assert (point.fnir[GENUINE].value < found.budgets[0].fnir[GENUINE].value) == (size < 10)
 
 
 @pytest.mark.parametrize(("seed", "threshold"), [(1, 0.6), (29, 0.8), (29, 1.2), (29, 1.4), (29, 1.6)])
