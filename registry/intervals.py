@@ -224,6 +224,7 @@ def bootstrap_cllr(
     enroll_person: ArrayLike,
     test_person: ArrayLike,
     *,
+    weights: ArrayLike | None = None,
     n_resamples: int = DEFAULT_RESAMPLES,
     level: float = 0.95,
     seed: int = 0,
@@ -236,22 +237,25 @@ def bootstrap_cllr(
         log10 likelihood ratios, -inf where a track abstained: left out, as by `cllr`.
     enroll_person, test_person : (n_trials,) int or str
         As for `bootstrap_verification`.
+    weights : (n_trials,) float, optional
+        How much each trial counts before resampling, >= 0.
     """
     values, mask = checked_scores("llrs", llrs), np.asarray(is_target, dtype=np.bool_)
+    base = np.ones(values.size) if weights is None else checked_weights(weights, values.size)
     people, person_of = np.unique(np.concatenate([enroll_person, test_person]), return_inverse=True)
     enroll, test = person_of[: values.size], person_of[values.size :]
     enrolled = np.zeros(people.size, dtype=np.bool_)
     enrolled[enroll] = True
     drawn = _draw_persons(n_resamples, [np.flatnonzero(enrolled), np.flatnonzero(~enrolled)], people.size, seed)
-    value = cllr(values[mask], values[~mask])
+    value = cllr(values[mask], values[~mask], base[mask], base[~mask])
     replicates: FloatArray = np.zeros(n_resamples)
     for side in (mask, ~mask):
         at = np.flatnonzero(side & (values > -np.inf))
-        costs = llr_costs(values[at], is_target=bool(side is mask))
+        costs = base[at] * llr_costs(values[at], is_target=bool(side is mask))
         # Sums over each pair of persons once: weights are of pairs, and a resample is then two small products.
         pair, n = enroll[at] * people.size + test[at], people.size**2
         cost = np.bincount(pair, weights=costs, minlength=n).reshape(people.size, -1)
-        count = np.bincount(pair, minlength=n).astype(np.float64).reshape(people.size, -1)
+        count = np.bincount(pair, weights=base[at], minlength=n).reshape(people.size, -1)
         if side is mask:  # model and track are of one person, who counts once
             sums = drawn @ np.diag(cost), drawn @ np.diag(count)
         else:

@@ -661,6 +661,19 @@ def test_cllr_has_an_interval_over_persons():
     assert found.replicates[4] == pytest.approx(expected)
 
 
+def test_trials_of_cllr_count_as_much_as_they_weigh_before_persons_are_drawn():
+    rng = np.random.default_rng(4)
+    models, tracks = np.divmod(np.arange(100), 10)
+    llrs, own, weights = rng.normal(0, 1, 100), models == tracks, rng.random(100)
+
+    found = bootstrap_cllr(llrs, own, models, tracks, weights=weights)
+
+    assert found.value == pytest.approx(cllr(llrs[own], llrs[~own], weights[own], weights[~own]))
+    once = np.random.default_rng(0).multinomial(10, np.full(10, 0.1), 300)[4]
+    drawn = once[models[own]] * weights[own], once[models[~own]] * once[tracks[~own]] * weights[~own]
+    assert found.replicates[4] == pytest.approx(cllr(llrs[own], llrs[~own], *drawn))
+
+
 def test_a_share_has_an_interval_over_persons():
     person = np.repeat(np.arange(20), 5)
     found = bootstrap_share(person < 5, person)
