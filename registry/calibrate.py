@@ -14,7 +14,7 @@ import numpy as np
 
 from registry import llr
 from registry.calibration import CONSTANTS, Calibration, Rule, together
-from registry.crowding import NearLevels, level_of
+from registry.crowding import NearLevels
 from registry.errors import NoThreshold, TooFewRecordings
 from registry.evaluate import (
     CLONES,
@@ -284,7 +284,7 @@ def _fit_model(scores: TrialScores, used: np.ndarray) -> tuple[LlrModel, NearLev
     strangers = scores.compared()[scores.row_track[rows]]
     plain = np.where(strangers, scores.plain_llr_rows(model)[rows], -np.inf)[:, columns]
     weights = _alike(scores.track_person[scores.row_track[rows]])
-    near = NearLevels(level_of(scores.between[np.ix_(columns, columns)]), level_of(plain, weights))
+    near = NearLevels.of(scores.between.select(columns, columns), plain, weights)
     fitted = fit_line(model, *_measured(scores, used, model, near))
     slope, offset = line_between(model, fitted)
     return fitted, replace(near, track=slope * near.track + offset)
@@ -303,7 +303,7 @@ def _measured(
         scores,
         model_person=scores.model_person[columns],
         norm=scores.norm[:, columns],
-        between=scores.between[np.ix_(columns, columns)],
+        between=scores.between.select(columns, columns),
     )
     plain = measures(scores.norm, scores.accompaniment[:, None])
     measured_rows = plain if model is None else scores.measured(model, near)
@@ -340,7 +340,7 @@ def _fit_tail(scores: TrialScores, model: LlrModel, near: NearLevels, used: np.n
     silent = scores.track_person[scores.abstains & genuine]
     table = np.concatenate([judged, np.full((len(silent), judged.shape[1]), -np.inf)])
     person = np.concatenate([scores.track_person[track], silent])
-    with_others = together(scores.between[np.ix_(columns, columns)], model, near)
+    with_others = together(scores.between.select(columns, columns), model, near)
     place = np.full(len(scores.persons), -1)
     place[scores.model_person[columns]] = np.arange(columns.sum())
     return fit_tail(table, person, np.zeros(len(person), np.int64), together=with_others, own=place[person])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from registry import crowding, scoring
-from registry.crowding import NearLevels
+from registry.crowding import Between, NearLevels
 from registry.errors import NoThreshold
 from registry.llr import MEASURES, LlrModel
 from registry.tail import REFUSED_BEYOND, SAID_BEYOND, Tail, Together, decades_beyond, threshold_for
@@ -118,13 +118,13 @@ class Calibration:
         return None
 
 
-def together(between: np.ndarray, model: LlrModel, near: NearLevels) -> Together:
+def together(between: Between, model: LlrModel, near: NearLevels) -> Together:
     """What crowding makes of llrs with voices that are enrolled together, as `registry.tail` asks for it.
 
     Parameters
     ----------
-    between : (n_voices, n_voices) float
-        norm_scores of all voices with one another (`registry.crowding.voice_scores`); -inf with oneself.
+    between : Between
+        All voices with one another, from `registry.crowding.between_artists`.
     model, near
         Of a calibration.
     """
@@ -132,7 +132,7 @@ def together(between: np.ndarray, model: LlrModel, near: NearLevels) -> Together
 
     def find(llrs: np.ndarray, voices: np.ndarray, own: np.ndarray) -> np.ndarray:
         heard, of = np.unique(own, return_inverse=True)
-        artists = crowding.artist_crowding(between[np.ix_(voices, voices)], near.artist, heard)[of]
+        artists = crowding.artist_crowding(between.select(voices, voices), near, heard)[of]
         tracks = crowding.track_crowding(llrs, near.track, without=own)
         # In hundredths, as llrs are decided on.
         found: np.ndarray = np.round(llrs + of_artist * artists + of_track * tracks, 2)
@@ -141,7 +141,7 @@ def together(between: np.ndarray, model: LlrModel, near: NearLevels) -> Together
     return find
 
 
-def beside(llrs: np.ndarray, others: np.ndarray, between: np.ndarray, model: LlrModel, near: NearLevels) -> np.ndarray:
+def beside(llrs: np.ndarray, others: np.ndarray, between: Between, model: LlrModel, near: NearLevels) -> np.ndarray:
     """What crowding makes of the llrs of tracks, each with one artist, where others are enrolled beside it.
 
     Parameters
@@ -150,17 +150,14 @@ def beside(llrs: np.ndarray, others: np.ndarray, between: np.ndarray, model: Llr
         Before crowding is taken off.
     others : (n, n_others) float
         llrs of the tracks with the others, before crowding is taken off; -inf with who is not beside the artist.
-    between : (n_others, n) float
-        norm_scores of the others' voices with the artist of each track (`registry.crowding.voice_scores`); -inf as in
-        `others`.
+    between : Between
+        The others' voices with the artist of each track, (n_others, n); -inf as in `others`.
     model, near
         Of a calibration.
     """
     of_artist, of_track = _crowding_weights(model)
     tracks = crowding.track_crowding(others, near.track, np.full(1, -1))[:, 0]
-    found: np.ndarray = np.round(
-        llrs + of_artist * crowding.artist_crowding(between, near.artist) + of_track * tracks, 2
-    )
+    found: np.ndarray = np.round(llrs + of_artist * crowding.artist_crowding(between, near) + of_track * tracks, 2)
     return found
 
 

@@ -5,7 +5,8 @@ al. 1998); the artists enrolled beside them tell which. So every artist is score
 every track with all artists: where more of them than usual come near, a high score is so many times less telling, and
 log10 of that many is taken off the llr (`registry.llr.MEASURES`; nearly: slope and intercept are fitted with it).
 Nothing is ever added. In effect such artists and tracks have a stricter threshold, and the same false-flag budget is
-kept with a lower one for all others. What it gives: README, "What each step gives".
+kept with a lower one for all others. While few artists are enrolled, or one, the voices of the cohort stand in for
+others around an artist. What it gives: README, "What each step gives".
 
 References
 ----------
@@ -36,8 +37,17 @@ CREDIT = 2.0
 #: Voices that an artist or a track is compared with: three are expected to be near.
 MOST_VOICES = 300
 
+#: With fewer other artists the cohort's voices count too, the fewer the more: all of them where there is nobody else.
+#: They tell less of an artist than others do who are enrolled.
+ENOUGH_OTHERS = 30
+
 #: Part of what a calibration is of (`registry.calibration.CONSTANTS`).
-CONSTANTS = {"near_share": NEAR_SHARE, "credit": CREDIT, "most_voices": MOST_VOICES}
+CONSTANTS = {
+    "near_share": NEAR_SHARE,
+    "credit": CREDIT,
+    "most_voices": MOST_VOICES,
+    "enough_others": ENOUGH_OTHERS,
+}
 
 
 @dataclass(frozen=True)
@@ -47,24 +57,32 @@ class NearLevels:
     Attributes
     ----------
     artist : float
-        norm_score of a voice with an artist.
+        norm_score of an artist's voice with another artist.
     track : float
         log10 likelihood ratio of a track with an artist, before crowding is taken off.
+    cohort : float
+        norm_score of a voice of the cohort with an artist.
     """
 
     artist: float = math.inf
     track: float = math.inf
+    cohort: float = math.inf
+
+    @classmethod
+    def of(cls, between: Between, llrs: np.ndarray, weights: np.ndarray | None = None) -> NearLevels:
+        """The levels of artists, and of strangers' tracks by their llrs with artists, weighed as in `level_of`."""
+        return cls(level_of(between.others), level_of(llrs, weights), level_of(between.cohort))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NearLevels:
         """Read what `as_dict` gave; `ValueError` where it is not that."""
-        levels = {name: math.inf if level is None else level for name, level in values.items()}
+        levels = {name: math.inf if level is None else level for name, level in {"cohort": None, **values}.items()}
         # At or above NaN nobody is, and at or above -inf are also voices that are not compared.
-        if set(levels) != {"artist", "track"} or not all(
+        if set(levels) != {"artist", "track", "cohort"} or not all(
             isinstance(level, int | float) and level > -math.inf for level in levels.values()
         ):
-            raise ValueError(f"near is {dict(values)!r}, not the levels of artist and track")
-        return cls(float(levels["artist"]), float(levels["track"]))
+            raise ValueError(f"near is {dict(values)!r}, not the levels of artist, track and cohort")
+        return cls(**{name: float(level) for name, level in levels.items()})
 
     def as_dict(self) -> dict[str, float | None]:
         """Plain JSON types, which have no inf: None there."""
@@ -131,15 +149,56 @@ def voice_scores(
     return norm_scores.astype(np.float32)
 
 
-def artist_crowding(between: np.ndarray, level: float, without: np.ndarray | None = None) -> np.ndarray:
+@dataclass(frozen=True)
+class Between:
+    """norm_scores of artists with other voices.
+
+    Attributes
+    ----------
+    others : (n_voices, n_artists) float
+        From `voice_scores`, with the voices of artists; -inf where a voice is the artist's own, or is not to count.
+    cohort : (n_cohort, n_artists) float
+        With the persons of the cohort.
+    """
+
+    others: np.ndarray
+    cohort: np.ndarray
+
+    def select(self, voices: np.ndarray, artists: np.ndarray) -> Between:
+        """Some artists with some of the voices: both places or (n,) bool."""
+        return Between(self.others[np.ix_(voices, artists)], self.cohort[:, artists])
+
+
+def score_between(
+    voices: np.ndarray,
+    voice_starts: np.ndarray,
+    templates: np.ndarray,
+    starts: np.ndarray,
+    cohort: CohortModel,
+    *,
+    centres: np.ndarray | None = None,
+) -> Between:
+    """Score voices, and the cohort's, with artists; parameters as `voice_scores` takes them.
+
+    Who is whose own it cannot know: that is the caller's to take out of `others`.
+    """
+    if centres is None and len(starts):
+        centres = scoring.artist_centres(templates, starts, cohort)
+    artists = templates, starts, cohort
+    return Between(
+        others=voice_scores(voices, voice_starts, *artists, centres=centres),
+        cohort=voice_scores(cohort.vectors, cohort.starts, *artists, centres=centres),
+    )
+
+
+def artist_crowding(between: Between, near: NearLevels, without: np.ndarray | None = None) -> np.ndarray:
     """log10 of how many times as many voices come near each artist as are expected; 0 where no more do.
 
     Parameters
     ----------
-    between : (n_voices, n_artists) float
-        From `voice_scores`; -inf where a voice is the artist's own.
-    level : float
-        `NearLevels.artist`.
+    between : Between
+        With other artists' voices, and with the cohort's, which stand in where there are few.
+    near : NearLevels
     without : (n,) int, optional
         One voice that is not counted, -1 for none, for each row of what is returned: where somebody enrolled is heard
         as a stranger, nothing must be known of that voice.
@@ -149,14 +208,16 @@ def artist_crowding(between: np.ndarray, level: float, without: np.ndarray | Non
     (n_artists,) or (n, n_artists) float64
         At least 0.
     """
-    is_near, is_compared = _is_near(between, level), np.isfinite(between)
-    near, compared = is_near.sum(axis=0), is_compared.sum(axis=0)
+    is_near, is_compared = _is_near(between.others, near.artist), np.isfinite(between.others)
+    n_near, n_compared = is_near.sum(axis=0), is_compared.sum(axis=0)
     if without is not None:
         rows = np.flatnonzero(without >= 0)
-        near, compared = (np.tile(counts, (len(without), 1)) for counts in (near, compared))
-        near[rows] -= is_near[without[rows]]
-        compared[rows] -= is_compared[without[rows]]
-    return _log10_times(near, compared)
+        n_near, n_compared = (np.tile(counts, (len(without), 1)) for counts in (n_near, n_compared))
+        n_near[rows] -= is_near[without[rows]]
+        n_compared[rows] -= is_compared[without[rows]]
+    stand_in = np.maximum(0.0, 1.0 - n_compared / ENOUGH_OTHERS)
+    n_of_cohort = _is_near(between.cohort, near.cohort).sum(axis=0)
+    return _log10_times(n_near + stand_in * n_of_cohort, n_compared + stand_in * len(between.cohort))
 
 
 def track_crowding(
@@ -218,9 +279,9 @@ class Crowd:
     def around_artists(self, gallery: Gallery) -> np.ndarray:
         """The `artist_crowding` of the artists of a gallery, by artist_id: (n_artists,) float64."""
         starts, artist_ids = scoring.group_starts(gallery.artist_id)
-        between = voice_scores(self._voices, self._starts, gallery.vectors, starts, self._cohort)
-        between[self._artist_id[:, None] == artist_ids[None, :]] = -np.inf
-        return artist_crowding(between, self._near.artist)
+        between = score_between(self._voices, self._starts, gallery.vectors, starts, self._cohort)
+        between.others[self._artist_id[:, None] == artist_ids[None, :]] = -np.inf
+        return artist_crowding(between, self._near)
 
     def around_track(self, windows: np.ndarray, accompaniment: float, artist_ids: np.ndarray) -> np.ndarray:
         """The `track_crowding` of some windows of a track, for each artist: (n_artists,) float64."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -394,7 +394,8 @@ def _own_in_galleries(scores: TrialScores, calibration: Calibration, size: int) 
         is_beside = voices[None, :] != own[:, None]
         is_beside[is_beside.all(axis=1), -1] = False  # the artist stands in the place of the last one
         others = np.where(is_beside, llrs[:, voices], -np.inf)
-        between = np.where(is_beside.T, scores.between[np.ix_(voices, own)], -np.inf)
+        between = scores.between.select(voices, own)
+        between = replace(between, others=np.where(is_beside.T, between.others, -np.inf))
         found[rows, column] = beside(llrs[np.arange(len(own)), own], others, between, calibration.llr, calibration.near)
     return scores.of_tracks(found)
 

@@ -95,7 +95,7 @@ def _match_lines(match: Match) -> list[str]:
     is_whole = match.flagged or match.rank == 1
     # The others are lower mostly because the first one comes near the track.
     is_told = is_whole and match.taken_off > 0
-    off = f" ({match.taken_off:.2f} taken off: other enrolled voices come near)" if is_told else ""
+    off = f" ({match.taken_off:.2f} taken off: other voices come near)" if is_told else ""
     llr = "" if match.llr is None else f"log10 likelihood ratio {match.llr:+.2f}{off}, "
     scores = f"{llr}norm score {match.norm_score:.2f}, cosine {match.score:.3f}"
     head = f" {mark}{match.rank}. {printable(match.artist)}: {scores}"

@@ -87,7 +87,7 @@ class Standing:
     song_threshold : Threshold or None
         Of a track of one section, which `expected` belongs to.
     taken_off : float or None
-        What is taken off the artist's llrs because other enrolled voices come near it (`registry.crowding`); 0 where no
+        What is taken off the artist's llrs because other voices come near it (`registry.crowding`); 0 where no
         more of them do than expected.
     expected : tuple of ExpectedShare
         Measured on the recordings of the calibration; no promise for this artist.
@@ -301,7 +301,7 @@ def _crowding_lines(standing: Standing) -> list[str]:
     if not standing.taken_off:
         return []
     return [
-        f"Other enrolled voices come near this artist more often than usual: {standing.taken_off:.2f} is taken off "
+        f"Other voices come near this artist more often than usual: {standing.taken_off:.2f} is taken off "
         "each of its log10 likelihood ratios, so that no more strangers are taken for it than for others. Two names of "
         "one person should be merged (`likeness artists merge`)"
     ]

@@ -18,7 +18,7 @@ from embeddings.errors import InvalidAudio
 from embeddings.extract import Decoder, Encoder, Voiceprint, embed_file
 from registry import scoring
 from registry.condense import condense_windows
-from registry.crowding import NearLevels, artist_crowding, track_crowding, voice_scores
+from registry.crowding import Between, NearLevels, artist_crowding, score_between, track_crowding
 from registry.errors import ManifestError
 from registry.llr import LlrModel, llr_of, measures
 from registry.manifest import MANIFEST_SUFFIXES, bad_row, find_recordings, manifest_rows
@@ -224,8 +224,8 @@ class TrialScores:
     norm : (n_rows, n_models) float32
         norm_scores.
     accompaniment : (n_rows,) float64
-    between : (n_models, n_models) float32
-        norm_scores of the models' voices with one another (`registry.crowding.voice_scores`); -inf with oneself.
+    between : Between
+        The models' voices with one another.
     paths : tuple of str
         Of the tracks.
     """
@@ -241,7 +241,7 @@ class TrialScores:
     row_track: np.ndarray
     norm: np.ndarray
     accompaniment: np.ndarray
-    between: np.ndarray
+    between: Between
     paths: tuple[str, ...]
 
     @property
@@ -276,7 +276,7 @@ class TrialScores:
         where `registry.match` takes `registry.crowding.MOST_VOICES` of more.
         """
         own = self.own_model[self.row_track]
-        of_artists = artist_crowding(self.between, near.artist, own)
+        of_artists = artist_crowding(self.between, near, own)
         of_tracks = track_crowding(self.plain_llr_rows(model), near.track, without=own)
         return measures(self.norm, self.accompaniment[:, None], of_artists, of_tracks)
 
@@ -329,8 +329,8 @@ def score_trials(heard: Sequence[Heard], cohort: CohortModel) -> TrialScores:
     templates = np.concatenate(groups) if groups else np.empty((0, cohort.vectors.shape[1]), np.float32)
     starts = np.cumsum([0, *(len(group) for group in groups)])[:-1]
     centres = scoring.artist_centres(templates, starts, cohort) if groups else None
-    between = voice_scores(templates, starts, templates, starts, cohort, centres=centres)
-    np.fill_diagonal(between, -np.inf)
+    between = score_between(templates, starts, templates, starts, cohort, centres=centres)
+    np.fill_diagonal(between.others, -np.inf)
     row_track, norm, accompaniment = [], [], []
     for i, item in enumerate(heard):
         voice = item.voice

@@ -5,9 +5,9 @@
 
 Half of the singers and half of the strangers of fold B are heard and do nothing else; the others, and everybody who
 only speaks, can be enrolled: `populations.halves`. Each is heard for 10, 60 and 240 seconds, alone and over music at +6
-and 0 dB. Galleries are of 50, 100 and all voices, singers first, 20 drawn at random; a rate is over all tracks and
-galleries, kinds of track alike, and its interval is over strangers (bootstrap, 95 %) or, narrower than is true, over
-tracks (binomial). Below one stranger in all a rate is only a bound: the rule of three, "extrapolated".
+and 0 dB. Galleries are of 1, 5, 50, 100 and all voices, singers first, 20 drawn at random; a rate is over all tracks
+and galleries, kinds of track alike, and its interval is over strangers (bootstrap, 95 %) or, narrower than is true,
+over tracks (binomial). Below one stranger in all a rate is only a bound: the rule of three, "extrapolated".
 
 Beside it what is missed of enrolled voices (FNIR) at the same thresholds in the same galleries (`probes`): clips, and
 songs of one and of four minutes put together of them; and plain budget / N in the place of the tail: the threshold
@@ -47,7 +47,7 @@ from registry.llr import llr_of, measures
 from registry.match import encoder_calibration
 
 BUDGETS = (0.03, 0.01, 0.003)
-SIZES = (50, 100)
+SIZES = (1, 5, 50, 100)
 N_GALLERIES = 20
 N_RESAMPLES = 1000
 N_SPLITS = 20
@@ -222,12 +222,12 @@ def simulated_rows(
                     crowd, alone = voices[: crowding.MOST_VOICES], np.arange(min(len(voices), crowding.MOST_VOICES))
                     near = llr_of(measures(norm[:, alone], heard.accompaniment[:, None]), calibration.llr)
                 own = np.where(n + each < len(crowd), n + each, -1)
-                between = crowding.voice_scores(crowd, alone, voices, each, cohort, centres=centres)
-                between[own[own >= 0], np.flatnonzero(own >= 0)] = -np.inf
+                between = crowding.score_between(crowd, alone, voices, each, cohort, centres=centres)
+                between.others[own[own >= 0], np.flatnonzero(own >= 0)] = -np.inf
                 measured = measures(
                     norm,
                     heard.accompaniment[:, None],
-                    crowding.artist_crowding(between, calibration.near.artist),
+                    crowding.artist_crowding(between, calibration.near),
                     crowding.track_crowding(near, calibration.near.track, own),
                 )
                 llrs = llr_of(measured, calibration.llr)

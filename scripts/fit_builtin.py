@@ -53,7 +53,7 @@ from embeddings.selftest import write_golden
 from registry import llr, metrics, scoring, tail
 from registry.calibration import CONSTANTS, DEFAULT_BUDGET, LEAST_LLR, Calibration
 from registry.condense import MAX_TEMPLATES, condense_windows
-from registry.crowding import NearLevels, level_of
+from registry.crowding import NearLevels
 from registry.tail import Tail
 
 FOLD = "A"
@@ -181,7 +181,7 @@ def fit_mixture(
     """
     model = llr.fit_llr(*mixture(fold, {name: scores.plain for name, scores in shipped.items()}))
     weights = tail.stranger_weights(*population.codes())
-    near = NearLevels(level_of(population.between), level_of(population.llr(model), weights))
+    near = NearLevels.of(population.between, population.llr(model), weights)
     measured = {name: scores.measured(model, near) for name, scores in shipped.items()}
     fitted = llr.fit_line(model, *mixture(fold, measured, speech=True))
     slope, offset = llr.line_between(model, fitted)

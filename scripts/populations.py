@@ -22,7 +22,7 @@ from trial_vectors import House, ItemVectors, embed_items
 from registry import scoring, tail
 from registry.calibration import together
 from registry.condense import condense_windows
-from registry.crowding import NearLevels, voice_scores
+from registry.crowding import Between, NearLevels, score_between
 from registry.llr import LlrModel, llr_of, measures
 from registry.scoring import CohortModel
 
@@ -138,9 +138,9 @@ class Population:
         Not with oneself; and who is of dev/strangers not with others of the same corpus: the same telephone and the
         same words make recordings alike, not voices. Singers of a corpus are compared.
     accompaniment : (n_tracks,) float64
-    between : (n_voices, n_voices) float32
-        norm_scores of the voices with one another (`registry.crowding.voice_scores`); -inf with oneself. Also of one
-        corpus: a registry has artists from one studio, and its tracks are compared with all of them.
+    between : Between
+        The voices with one another. Also of one corpus: a registry has artists from one studio, and its tracks are
+        compared with all of them.
     abstains : (n_tracks,) bool
     person, condition : (n_tracks,) str
         Who is heard; sung or spoken, alone or over music, and for how long.
@@ -151,7 +151,7 @@ class Population:
     norm: np.ndarray
     compared: np.ndarray
     accompaniment: np.ndarray
-    between: np.ndarray
+    between: Between
     abstains: np.ndarray
     person: np.ndarray
     condition: np.ndarray
@@ -199,7 +199,7 @@ class Population:
             self.norm[np.ix_(tracks, voices)],
             self.compared[np.ix_(tracks, voices)],
             self.accompaniment[tracks],
-            self.between[np.ix_(voices, voices)],
+            self.between.select(voices, voices),
             self.abstains[tracks],
             self.person[tracks],
             self.condition[tracks],
@@ -239,8 +239,8 @@ def score_population(
     vectors = embed_items(audio_root, items, system, cache_dir, label=f"voices and strangers of fold {fold}")
     templates, starts, voices = enroll_persons(gallery, vectors)
     centres = scoring.artist_centres(templates, starts, cohort)
-    between = voice_scores(templates, starts, templates, starts, cohort, centres=centres)
-    np.fill_diagonal(between, -np.inf)
+    between = score_between(templates, starts, templates, starts, cohort, centres=centres)
+    np.fill_diagonal(between.others, -np.inf)
     rows = []
     for track in tracks:
         how = f"{'sung' if track.person in persons.singers else 'spoken'} {track.condition}"

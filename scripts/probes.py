@@ -7,7 +7,7 @@ person in one set, in random order, again and again, so that four minutes hold n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from trial_vectors import House, ItemVectors, embed_items, enroll_models
 
 from registry import scoring
 from registry.calibration import Calibration, beside
-from registry.crowding import voice_scores
+from registry.crowding import Between, score_between
 from registry.llr import llr_of, measures
 from registry.scoring import CohortModel
 
@@ -39,8 +39,8 @@ class ProbeTracks:
     own, others : (n,), (n, n_voices) float64
         norm_scores with the artist, and with the voices; -inf with a voice that is the person's own.
     accompaniment : (n,) float64
-    between : (n, n_voices) float32
-        norm_scores of the voices with the artist (`registry.crowding.voice_scores`); -inf with the person's own.
+    between : Between
+        The voices with the artist of each track; -inf with the person's own.
     """
 
     person: np.ndarray
@@ -48,7 +48,7 @@ class ProbeTracks:
     own: np.ndarray
     others: np.ndarray
     accompaniment: np.ndarray
-    between: np.ndarray
+    between: Between
 
     def missed(self, calibration: Calibration, threshold: float, galleries: np.ndarray) -> np.ndarray:
         """(n,) share of galleries in which a track stays below a threshold.
@@ -59,10 +59,10 @@ class ProbeTracks:
         model, near = calibration.llr, calibration.near
         plain = llr_of(measures(self.own, self.accompaniment), model)
         others = llr_of(measures(self.others, self.accompaniment[:, None]), model)
-        below = np.zeros(len(plain))
+        below, each = np.zeros(len(plain)), np.arange(len(plain))
         for voices in galleries:
             # A person's own voice among them is not compared, and not counted: the artist is in its place.
-            llrs = beside(plain, others[:, voices[:-1]], self.between[:, voices[:-1]].T, model, near)
+            llrs = beside(plain, others[:, voices[:-1]], self.between.select(voices[:-1], each), model, near)
             below += self.abstains | (llrs < threshold)
         share: np.ndarray = below / len(galleries)
         return share
@@ -96,7 +96,8 @@ def score_probes(
         artists = enroll_models(trials, vectors)
         own_rows = np.split(artists.vectors, artists.starts[1:])
         own_centres = scoring.artist_centres(artists.vectors, artists.starts, cohort)
-        between = voice_scores(templates, starts, artists.vectors, artists.starts, cohort, centres=own_centres).T
+        between = score_between(templates, starts, artists.vectors, artists.starts, cohort, centres=own_centres)
+        between = between.select(np.arange(len(voices)), models)
         for length, n_windows in LENGTHS.items():
             rng = np.random.default_rng(SEED)
             own, others, music, abstains = [], [], [], []
@@ -121,7 +122,7 @@ def score_probes(
                 own=np.array(own, np.float64),
                 others=np.where(is_own, -np.inf, np.array(others, np.float64)),
                 accompaniment=np.array(music),
-                between=np.where(is_own, -np.inf, between[models]),
+                between=replace(between, others=np.where(is_own.T, -np.inf, between.others)),
             )
     return found
 

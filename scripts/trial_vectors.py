@@ -20,7 +20,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -32,7 +32,7 @@ from embeddings import vocals
 from embeddings.extract import Encoder
 from registry import scoring
 from registry.condense import condense_windows
-from registry.crowding import NearLevels, artist_crowding, track_crowding, voice_scores
+from registry.crowding import Between, NearLevels, artist_crowding, score_between, track_crowding
 from registry.llr import LlrModel, llr_of, measures
 from registry.verdict import MIN_VOICE_S
 
@@ -325,8 +325,8 @@ class ShippedScores:
     pooled, norm : (n_tests, n_models) float64
         Pooled cosines and norm_scores.
     accompaniment : (n_tests,) float64
-    between : (n_models, n_models) float32
-        norm_scores of the models' voices with one another (`registry.crowding.voice_scores`); -inf with oneself.
+    between : Between
+        The models' voices with one another; -inf with any model of oneself.
     voice : (n_models,) int
         The first model of each model's person: a set may enroll somebody in several ways, and a person crowds once.
     is_own : (n_tests, n_models) bool
@@ -337,7 +337,7 @@ class ShippedScores:
     pooled: np.ndarray
     norm: np.ndarray
     accompaniment: np.ndarray
-    between: np.ndarray
+    between: Between
     voice: np.ndarray
     is_own: np.ndarray
     abstains: np.ndarray
@@ -354,7 +354,8 @@ class ShippedScores:
         """
         crowd, place = np.unique(self.voice, return_inverse=True)
         heard = np.where(self.is_own.any(axis=1), place[self.is_own.argmax(axis=1)], -1)
-        of_artists = artist_crowding(self.between[crowd], near.artist, heard)
+        between = replace(self.between, others=self.between.others[crowd])
+        of_artists = artist_crowding(between, near, heard)
         of_tracks = track_crowding(llr_of(self.plain, model)[:, crowd], near.track, place, heard)
         return measures(self.norm, self.accompaniment[:, None], of_artists, of_tracks)
 
@@ -376,9 +377,9 @@ def shipped_scores(trials: TrialSet, vectors: Mapping[str, ItemVectors], cohort:
     """
     gallery = enroll_models(trials, vectors)
     centres = scoring.artist_centres(gallery.vectors, gallery.starts, cohort)
-    between = voice_scores(gallery.vectors, gallery.starts, gallery.vectors, gallery.starts, cohort, centres=centres)
+    between = score_between(gallery.vectors, gallery.starts, gallery.vectors, gallery.starts, cohort, centres=centres)
     persons = np.array(trials.model_persons())
-    between[persons[:, None] == persons[None, :]] = -np.inf
+    between.others[persons[:, None] == persons[None, :]] = -np.inf
     voice = np.array([persons.tolist().index(person) for person in persons.tolist()])
     is_own = np.array(trials.test_persons())[:, None] == persons[None, :]
     shape = len(trials.tests), len(trials.models)

@@ -17,8 +17,9 @@ Lower table: what is weighed beside norm_score, by the fit of `registry.llr` and
 clones a fifth of the targets), and FNIR at FPIR 1 % of the sets of trials as in `scripts/fit_builtin.py`.
 
 Last, crowding (`registry.crowding`): what is missed, mean of the five kinds, clips and songs of four minutes, with
-nothing taken off, with that of artists, of tracks, and both, each at its own threshold at which so many strangers are
-flagged in galleries of a size. Half of the singers and half of the strangers are heard and do nothing else.
+nothing taken off, with that of artists, of tracks, both, and both without the cohort that stands in for others while
+artists are few, each at its own threshold at which so many strangers are flagged in galleries of a size. Half of the
+singers and half of the strangers are heard and do nothing else.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ from trial_vectors import DEFAULT_CACHE, House, ItemVectors, ShippedScores, embe
 from embeddings.model_dir import HOUSE
 from registry import condense, llr, metrics, scoring, tail
 from registry.calibration import Calibration
+from registry.crowding import Between
 from registry.llr_metrics import cllr
 from registry.match import encoder_calibration
 from registry.report import table_text
@@ -65,9 +67,15 @@ VOICE_SHARES = (1.0, 0.5, 0.3, 0.15)
 TEMPLATES = (1, 2, 4, 8)
 HOP_S = 2.0
 SEED = 1
-#: What is taken off: of artists, of tracks.
-CROWDING = {"nothing": (0.0, 0.0), "artists": (1.0, 0.0), "tracks": (0.0, 1.0), "both (shipped)": (1.0, 1.0)}
-CROWDED_SIZES = (20, 50, 100)
+#: What is taken off: of artists, of tracks; and whether the cohort stands in.
+CROWDING = {
+    "nothing": (0.0, 0.0, True),
+    "artists": (1.0, 0.0, True),
+    "tracks": (0.0, 1.0, True),
+    "both, no cohort": (1.0, 1.0, False),
+    "both (shipped)": (1.0, 1.0, True),
+}
+CROWDED_SIZES = (1, 2, 5, 20, 50, 100)
 
 Pool = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -399,10 +407,14 @@ def measure_crowding(
     rows = []
     for size in (*CROWDED_SIZES, len(population.voices)):
         galleries = tail.random_galleries(len(population.voices), size, tail.N_GALLERIES, first=population.sings)
-        for way, (of_artists, of_tracks) in CROWDING.items():
+        for way, (of_artists, of_tracks, with_cohort) in CROWDING.items():
             score, music, *off = calibration.llr.weights
             model = llr.LlrModel((score, music, of_artists * off[0], of_tracks * off[1]), calibration.llr.intercept)
-            maxima = population.maxima(model, calibration.near, size, tail.N_GALLERIES)
+            strangers, heard = population, probes
+            if not with_cohort:
+                strangers = replace(population, between=without_cohort(population.between))
+                heard = {key: replace(track, between=without_cohort(track.between)) for key, track in probes.items()}
+            maxima = strangers.maxima(model, calibration.near, size, tail.N_GALLERIES)
             row: dict[str, Any] = {"artists": size, "crowding": way}
             for fpir in (FPIR, COMPARED_FPIR):
                 each = np.tile(weights / len(maxima), len(maxima))
@@ -411,12 +423,17 @@ def measure_crowding(
                     missed = [
                         tracks.missed(replace(calibration, llr=model), point.threshold, galleries)
                         @ probe_weights(names[name], tracks.person)
-                        for (name, how), tracks in probes.items()
+                        for (name, how), tracks in heard.items()
                         if how == length
                     ]
                     row[f"{length}@{fpir:g}"] = round(100 * float(np.mean(missed)), 1)
             rows.append(row)
     return rows
+
+
+def without_cohort(between: Between) -> Between:
+    """As if the cohort had nobody."""
+    return Between(between.others, between.cohort[:0])
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------

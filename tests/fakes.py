@@ -83,11 +83,13 @@ def fake_calibration(cohort_id: str, threshold: float = THRESHOLD) -> dict[str, 
     }
 
 
-def crowded(content: dict[str, Any], artist: float = math.inf, track: float = math.inf) -> dict[str, Any]:
+def crowded(
+    content: dict[str, Any], artist: float = math.inf, track: float = math.inf, cohort: float = math.inf
+) -> dict[str, Any]:
     """The content of a calibration by which others are near from these levels on, and take off what they do."""
     llr = content["llr"]
     weights = {**llr["weights"], "artist_crowding": -1.0, "track_crowding": -1.0}
-    near = NearLevels(artist, track).as_dict()
+    near = NearLevels(artist, track, cohort).as_dict()
     return {**content, "llr": {**llr, "weights": weights}, "near": near}
 
 

@@ -15,6 +15,7 @@ from bench_budgets import ALIKE, TWIN, false_flags, group_of, moved, plain_thres
 from populations import Population
 
 from registry.calibration import Calibration
+from registry.crowding import Between
 from tests.fakes import crowded
 from tests.trial_fakes import calibration
 
@@ -29,7 +30,7 @@ def population(n_strangers: int, n_tracks: int, scores: np.ndarray) -> Populatio
         norm=scores,
         compared=np.ones(shape, bool),
         accompaniment=np.zeros(shape[0]),
-        between=np.where(np.eye(n_voices, dtype=bool), -np.inf, 0.0),
+        between=Between(np.where(np.eye(n_voices, dtype=bool), -np.inf, 0.0), np.zeros((20, n_voices))),
         abstains=np.zeros(shape[0], bool),
         person=np.repeat([f"stranger-{i:03d}" for i in range(n_strangers)], n_tracks),
         condition=np.full(shape[0], "sung alone 10 s"),
@@ -63,12 +64,14 @@ def test_a_voice_that_others_of_the_gallery_come_near_is_flagged_at_a_higher_sco
     scores = np.zeros((100, 4))
     scores[:10, 0], scores[10:20, 3] = 5.0, 5.0
     heard = population(100, 1, scores)
-    between = heard.between.copy()
-    between[1:, 0] = 9.0
-    heard = replace(heard, between=between)
+    others = heard.between.others.copy()
+    others[1:, 0] = 9.0
+    heard = replace(heard, between=replace(heard.between, others=others))
     near = Calibration.from_dict(crowded(calibration().content, artist=9.0))
 
-    with_three, with_one = np.log10(5 / 2.03), np.log10(3 / 2.01)
+    # The cohort of 20 stands in for the 27 or 29 others that are missing to 30.
+    with_three = np.log10(5 / (2 + 0.01 * (3 + 20 * 27 / 30)))
+    with_one = np.log10(3 / (2 + 0.01 * (1 + 20 * 29 / 30)))
 
     assert false_flags(near, heard, 5.0, 4).value == pytest.approx(0.1)
     assert false_flags(near, heard, 5.0 - with_three - 0.01, 4).value == pytest.approx(0.2)

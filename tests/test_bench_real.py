@@ -25,7 +25,7 @@ from trial_vectors import House, ItemVectors, ShippedScores, all_windows, code_w
 from embeddings.model_dir import check_sums, write_sums
 from registry import metrics, scoring
 from registry.calibration import DEFAULT_BUDGET, Calibration, together
-from registry.crowding import NearLevels, artist_crowding, track_crowding
+from registry.crowding import Between, NearLevels, artist_crowding, track_crowding
 from registry.llr import LlrModel
 from registry.tail import fit_tail, threshold_for
 from tests.fakes import (
@@ -120,24 +120,27 @@ def test_nothing_is_known_of_others_by_any_of_the_models_of_who_is_heard():
     """Where a set enrolls somebody in two ways, others are crowded by neither, and neither crowds the other."""
     trials, vectors = _search()
     twice = replace(trials, models=(*trials.models, trials.models[0]))
-    near, model = NearLevels(artist=-1.0, track=-1.0), LlrModel((1.0, 0.0, -1.0, -1.0), 0.0)
+    near, model = NearLevels(artist=-1.0, track=-1.0, cohort=1.0), LlrModel((1.0, 0.0, -1.0, -1.0), 0.0)
     cohort = scoring.prepare_cohort(fake_cohort().vectors, fake_cohort().person)
 
     scores = trial_vectors.shipped_scores(twice, vectors, cohort)
 
     assert (scores.is_own[0].tolist(), scores.voice.tolist()) == ([True] + [False] * 4 + [True], [0, 1, 2, 3, 4, 0])
-    assert np.isneginf(scores.between[[0, 0, 5, 5], [0, 5, 0, 5]]).all() and np.isfinite(scores.between).sum() == 28
+    between = scores.between
+    assert np.isneginf(between.others[[0, 0, 5, 5], [0, 5, 0, 5]]).all() and np.isfinite(between.others).sum() == 28
+    assert between.cohort.shape == (24, 6) and (between.cohort >= 1.0).any()
     measured = scores.measured(model, near)
-    others = slice(1, 5)
-    assert measured[0, others, 2] == pytest.approx(artist_crowding(scores.between[others, others], -1.0))
+    others = np.arange(1, 5)
+    assert measured[0, others, 2] == pytest.approx(artist_crowding(between.select(others, others), near))
     assert measured[0, others, 3] == pytest.approx(track_crowding(scores.norm[:1, others], -1.0)[0])
     for own in (0, 5):
-        assert measured[0, own, 2] == pytest.approx(artist_crowding(scores.between[others, own : own + 1], -1.0)[0])
+        of_own = artist_crowding(between.select(others, np.array([own])), near)
+        assert measured[0, own, 2] == pytest.approx(of_own[0])
         near_track = track_crowding(scores.norm[:1, others], -1.0, own=np.array([-1]))[0, 0]
         assert measured[0, own, 3] == pytest.approx(near_track)
     # Of somebody else, the two ways in which one person is enrolled count as one voice.
     assert measured[1, 1, 3] == pytest.approx(track_crowding(scores.norm[1:2, :5], -1.0)[0, 1])
-    assert measured[1, 1, 2] == pytest.approx(artist_crowding(scores.between[:5, 1:2], -1.0)[0])
+    assert measured[1, 1, 2] == pytest.approx(artist_crowding(between.select(np.arange(5), np.array([1])), near)[0])
 
 
 def test_models_are_enrolled_without_clips_that_have_too_little_voice():
@@ -255,8 +258,9 @@ def _all_sets() -> tuple[dict[str, TrialSet], dict[str, ItemVectors]]:
 def _population() -> Population:
     """Sixty strangers, each heard twice, against twelve voices: norm_scores that are noise."""
     n_strangers, n_voices = 60, 12
-    between = np.random.default_rng(5).normal(0, 1, (n_voices, n_voices)).astype(np.float32)
-    np.fill_diagonal(between, -np.inf)
+    rng = np.random.default_rng(5)
+    between = Between(*(rng.normal(0, 1, (n, n_voices)).astype(np.float32) for n in (n_voices, 50)))
+    np.fill_diagonal(between.others, -np.inf)
     person = np.repeat([f"stranger {i}" for i in range(n_strangers)], 2)
     return Population(
         voices=[f"voice {k}" for k in range(n_voices)],
@@ -296,8 +300,10 @@ def test_what_is_fitted_is_a_calibration_whose_thresholds_are_those_of_its_tail(
         together=together(_population().between, calibration.llr, calibration.near),
         source=np.zeros(120, np.int64),
     )
-    # Of 132 pairs of voices two are one in a hundred, of 1,440 of a track and a voice fifteen.
-    assert (_population().between >= calibration.near.artist).sum() == 2
+    # Of 132 pairs of voices two are one in a hundred, of 600 with the cohort six or seven by floats, of 1,440 of a
+    # track and a voice fifteen.
+    assert (_population().between.others >= calibration.near.artist).sum() == 2
+    assert (_population().between.cohort >= calibration.near.cohort).sum() in (6, 7)
     assert (_population().llr(calibration.llr) >= calibration.near.track).sum() == 15
     json.dumps(fitted)
 
@@ -325,6 +331,7 @@ def test_parts_of_a_mixture_and_persons_imitated_weigh_the_same_whatever_their_s
     rng = np.random.default_rng(8)
     between = np.where(np.eye(5, dtype=bool), -np.inf, 0.0)
     between[1:4, 0] = between[4, 2] = 9.0  # three others are near the first, one is near the third
+    of_cohort = rng.normal(0, 1, (10, 5))
     shipped = {}
     for k, (name, trials) in enumerate(sets.items()):
         norm, music = rng.normal(k % 3, 1.0, (len(trials.tests), 5)), rng.normal(k % 3, 1.0, len(trials.tests))
@@ -333,7 +340,13 @@ def test_parts_of_a_mixture_and_persons_imitated_weigh_the_same_whatever_their_s
             music[:5] += 0.5
         is_own = np.arange(len(trials.tests))[:, None] == np.arange(5)[None, :]
         shipped[name] = ShippedScores(
-            norm, norm, music, between, np.arange(5), is_own, np.zeros(len(trials.tests), bool)
+            norm,
+            norm,
+            music,
+            Between(between, of_cohort),
+            np.arange(5),
+            is_own,
+            np.zeros(len(trials.tests), bool),
         )
     fold = fit_builtin.FoldScores(sets, {name: np.zeros(len(trials.tests), bool) for name, trials in sets.items()})
 

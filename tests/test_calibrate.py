@@ -22,7 +22,7 @@ from registry.calibrate import (
 )
 from registry.calibration import CONSTANTS, Calibration, Rule
 from registry.calibrations import active_calibration, add_calibration, roll_back
-from registry.crowding import NearLevels
+from registry.crowding import Between, NearLevels
 from registry.errors import NoThreshold, TooFewRecordings
 from registry.evaluate import CLONES, GENUINE
 from registry.evaluation_report import CHANGE_COLUMNS, change_rows
@@ -91,10 +91,13 @@ def test_one_in_a_hundred_of_what_strangers_score_is_near(scores, fitted):
     """Of voices with one another, and of tracks before crowding is taken off, as the llrs that come out have it."""
     strangers = scores.plain_llr_rows(fitted.llr)[scores.compared()]
 
-    assert np.mean(scores.between[np.isfinite(scores.between)] >= fitted.near.artist) == pytest.approx(0.01, abs=1e-3)
+    between = scores.between
+    assert np.mean(between.others[np.isfinite(between.others)] >= fitted.near.artist) == pytest.approx(0.01, abs=1e-3)
+    assert np.mean(between.cohort >= fitted.near.cohort) == pytest.approx(0.01, abs=1e-3)
     assert np.mean(strangers >= fitted.near.track) == pytest.approx(0.01, abs=1e-4)
     assert fitted.llr.weights[2] == fitted.llr.weights[3] < 0
-    assert fitted.content["near"] == {"artist": fitted.near.artist, "track": fitted.near.track}
+    near = fitted.near
+    assert fitted.content["near"] == {"artist": near.artist, "track": near.track, "cohort": near.cohort}
 
 
 def test_a_calibration_says_what_it_was_fitted_on_and_names_nobody(scores, fitted):
@@ -159,9 +162,9 @@ def test_each_person_is_judged_by_a_fit_without_that_person(scores):
     own = scores.track_person == 3
     others[np.ix_(own, np.arange(40) != 3)] += 2.0
     others[~own, 3] += 2.0
-    between = scores.between.copy()
-    between[3, :], between[:, 3] = 9.0, 9.0
-    between[3, 3] = -np.inf
+    between = Between(scores.between.others.copy(), scores.between.cohort.copy())
+    between.others[3, :], between.others[:, 3], between.cohort[:, 3] = 9.0, 9.0, 9.0
+    between.others[3, 3] = -np.inf
     changed = dataclasses.replace(scores, norm=others, between=between)
 
     judges, after = (without_each(each, fit(each), None, None) for each in (scores, changed))
@@ -196,7 +199,7 @@ def test_only_tail_takes_off_what_others_near_do_as_the_calibration_before_says(
 
     after, uncrowded = fit(scores, before, "tail"), fit(scores, calibration(), "tail")
 
-    assert (after.content["llr"], after.content["near"]) == (before.content["llr"], {"artist": 1.5, "track": 1.0})
+    assert (after.content["llr"], after.content["near"]) == (before.content["llr"], before.near.as_dict())
     best = np.where(scores.compared(), scores.llr(before.llr, before.near), -np.inf).max(axis=1)
     assert after.tail.shares == pytest.approx([np.mean(best >= level - 1e-6) for level in after.tail.levels], abs=1e-6)
     assert threshold_for(after.tail, 0.1, 40) < threshold_for(uncrowded.tail, 0.1, 40) - 0.1

@@ -11,7 +11,7 @@ import pytest
 
 from registry import crowding, scoring
 from registry.calibration import CONSTANTS, DEFAULT_BUDGET, LEAST_LLR, Calibration, Rule, Threshold, together
-from registry.crowding import NearLevels
+from registry.crowding import Between, NearLevels
 from registry.errors import NoThreshold
 from registry.llr import LlrModel
 from registry.tail import REFUSED_BEYOND, SAID_BEYOND, Tail, decades_beyond, threshold_for
@@ -33,7 +33,7 @@ CALIBRATION = Calibration.from_dict(content())
 
 def test_a_calibration_is_read_as_it_was_written():
     found = {"clean": [None, -0.5, 1.0, 2.0], "clones": [1.0]}
-    written = content(found=found, near={"artist": 0.5, "track": -0.25}, made_at="2026-01-02T03:04:05Z")
+    written = content(found=found, near={"artist": 0.5, "track": -0.25, "cohort": 0.75}, made_at="2026-01-02T03:04:05Z")
 
     calibration = Calibration.from_dict(json.loads(json.dumps(written)))
 
@@ -43,7 +43,7 @@ def test_a_calibration_is_read_as_it_was_written():
         cohort_id=COHORT_ID,
         constants=CONSTANTS,
         llr=LlrModel((1.0, 0.0, 0.0, 0.0), 0.0),
-        near=NearLevels(0.5, -0.25),
+        near=NearLevels(0.5, -0.25, 0.75),
         tail=Tail.from_dict(written["tail"]),
         source="made up for tests",
         found={"clean": (-math.inf, -0.5, 1.0, 2.0), "clones": (1.0,)},
@@ -54,7 +54,7 @@ def test_a_calibration_is_read_as_it_was_written():
 
 
 def test_where_a_calibration_does_not_say_what_is_near_nobody_is():
-    assert CALIBRATION.near == NearLevels(math.inf, math.inf)
+    assert CALIBRATION.near == NearLevels(math.inf, math.inf, math.inf)
 
 
 def test_its_id_is_of_all_of_its_content_in_whatever_order():
@@ -105,10 +105,10 @@ def test_a_calibration_of_the_release_before_is_refused():
         ({"found": [1.0]}, "scoring, llr, near and found are not objects"),
         ({"near": 2.5}, "scoring, llr, near and found are not objects"),
         ({"near": None}, "scoring, llr, near and found are not objects"),
-        ({"near": {}}, r"near is {}, not the levels of artist and track"),
-        ({"near": {"artist": 2.5}}, r"near is {'artist': 2.5}, not the levels of artist and track"),
-        ({"near": {"artist": 2.5, "track": "1"}}, "not the levels of artist and track"),
-        ({"near": {"artist": 2.5, "track": math.nan}}, "not the levels of artist and track"),
+        ({"near": {}}, r"near is {}, not the levels of artist, track and cohort"),
+        ({"near": {"artist": 2.5}}, r"near is {'artist': 2.5}, not the levels of artist, track and cohort"),
+        ({"near": {"artist": 2.5, "track": "1"}}, "not the levels of artist, track and cohort"),
+        ({"near": {"artist": 2.5, "track": math.nan}}, "not the levels of artist, track and cohort"),
         ({"found": {"clean": ["high"]}}, "could not convert string to float: 'high'"),
     ],
 )
@@ -138,7 +138,7 @@ def test_one_of_another_number_near_or_of_another_way_of_scoring_does_not_fit(na
 def test_with_voices_enrolled_together_is_taken_off_what_crowding_says_in_hundredths():
     """By hand, for the third, first and last of five voices: those near of the two others, and of the three."""
     inf = math.inf
-    between = np.array(
+    others = np.array(
         [  # of the voice in a row with the artist in a column
             [-inf, 9.0, 0.0, 9.0, 3.0],
             [9.0, -inf, 9.0, 9.0, 9.0],
@@ -147,43 +147,48 @@ def test_with_voices_enrolled_together_is_taken_off_what_crowding_says_in_hundre
             [2.5, 9.0, 0.5, 9.0, -inf],
         ]
     )
-    model, near = LlrModel((1.0, 0.0, -0.5, -2.0), 0.0), NearLevels(artist=2.0, track=1.0)
+    between = Between(others, np.where(np.arange(30)[:, None] < [3, 0, 0, 0, 12], 5.0, 0.0))
+    model, near = LlrModel((1.0, 0.0, -0.5, -2.0), 0.0), NearLevels(artist=2.0, track=1.0, cohort=4.0)
     llrs = np.array([[0.504, 1.0, 3.0], [-inf, 1.504, 0.996], [-inf, -inf, -inf], [0.504, 1.0, 3.0]])
 
     found = together(between, model, near)(llrs, np.array([2, 0, 4]), np.array([-1, 0, -1, 2]))
 
-    def times(n_near: int, n_compared: int) -> float:
-        return max(0.0, math.log10((n_near + 2.0) / (0.01 * n_compared + 2.0)))
+    def times(n_near: int, n_compared: int, of_cohort: int | None = None) -> float:
+        missing = (
+            0 if of_cohort is None else 30 - n_compared
+        )  # of the cohort of 30 so many count, near ones in proportion
+        n_near_with = n_near + missing / 30 * (of_cohort or 0)
+        return max(0.0, math.log10((n_near_with + 2.0) / (0.01 * (n_compared + missing) + 2.0)))
 
-    # Of the artists 2, 0 and 4 these are near: nobody; 2 and 4; 0.
+    # Of the artists 2, 0 and 4 these are near: nobody; 2 and 4; 0. And of the cohort nobody, three, twelve.
     assert found[0].tolist() == [
         round(0.504 - 2.0 * times(2, 2), 2),
-        round(1.0 - 0.5 * times(2, 2) - 2.0 * times(1, 2), 2),
-        round(3.0 - 0.5 * times(1, 2) - 2.0 * times(1, 2), 2),
+        round(1.0 - 0.5 * times(2, 2, 3) - 2.0 * times(1, 2), 2),
+        round(3.0 - 0.5 * times(1, 2, 12) - 2.0 * times(1, 2), 2),
     ]
     # The second track is the third voice's own, which then tells nothing of the others.
     assert found[1].tolist() == [
         -inf,
-        round(1.504 - 0.5 * times(1, 1), 2),
-        round(0.996 - 0.5 * times(1, 1) - 2.0 * times(1, 1), 2),
+        round(1.504 - 0.5 * times(1, 1, 3), 2),
+        round(0.996 - 0.5 * times(1, 1, 12) - 2.0 * times(1, 1), 2),
     ]
     assert found[2].tolist() == [-inf] * 3
     # The last is the fifth voice's own, of which nothing is known of the others although it has a score itself.
     assert found[3].tolist() == [
         round(0.504 - 2.0 * times(1, 1), 2),
-        round(1.0 - 0.5 * times(1, 1), 2),
-        round(3.0 - 0.5 * times(1, 2) - 2.0 * times(1, 2), 2),
+        round(1.0 - 0.5 * times(1, 1, 3), 2),
+        round(3.0 - 0.5 * times(1, 2, 12) - 2.0 * times(1, 2), 2),
     ]
 
 
 def test_where_nobody_is_near_llrs_together_are_only_rounded():
-    between = np.where(np.eye(3, dtype=bool), -np.inf, 9.0)
+    between = Between(np.where(np.eye(3, dtype=bool), -np.inf, 9.0), np.full((5, 3), 9.0))
     llrs = np.array([[3.0049, -1.0, -np.inf]])
     voices, own = np.arange(3), np.array([-1])
 
     for model, near in (
         (LlrModel((1.0, 0.0, -1.0, -1.0), 0.0), NearLevels()),
-        (LlrModel((1.0, 0.0, 0.0, 0.0), 0.0), NearLevels(0.0, -2.0)),
+        (LlrModel((1.0, 0.0, 0.0, 0.0), 0.0), NearLevels(0.0, -2.0, 0.0)),
     ):
         assert together(between, model, near)(llrs, voices, own).tolist() == [[3.0, -1.0, -np.inf]]
 

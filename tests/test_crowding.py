@@ -11,13 +11,16 @@ import pytest
 from registry import crowding, scoring
 from registry.crowding import (
     CREDIT,
+    ENOUGH_OTHERS,
     MOST_VOICES,
     NEAR_SHARE,
+    Between,
     Crowd,
     NearLevels,
     artist_crowding,
     chosen_voices,
     level_of,
+    score_between,
     track_crowding,
     voice_scores,
 )
@@ -33,9 +36,14 @@ COHORT = scoring.prepare_cohort(
 MODEL = LlrModel((0.8, 3.0, -1.0, -0.5), -0.25)
 
 
-def times(n_near: int, n_compared: int) -> float:
+def times(n_near: float, n_compared: float) -> float:
     """log10 of how many times as many are near as are expected, both with the credit; not below 0."""
     return max(0.0, math.log10((n_near + CREDIT) / (NEAR_SHARE * n_compared + CREDIT)))
+
+
+def around(between: np.ndarray, level: float, without: np.ndarray | None = None) -> np.ndarray:
+    """`artist_crowding` with other voices only: a cohort of nobody."""
+    return artist_crowding(Between(between, np.empty((0, between.shape[1]))), NearLevels(artist=level), without)
 
 
 def gallery(artists: dict[int, np.ndarray]) -> Gallery:
@@ -97,12 +105,15 @@ def test_where_nothing_is_compared_nothing_is_near(shape):
 
 
 def test_levels_come_back_from_json():
-    for near in (NearLevels(2.5, -0.75), NearLevels(0.0, INF), NearLevels(INF, 1.0), NearLevels()):
+    for near in (NearLevels(2.5, -0.75, 1.25), NearLevels(0.0, INF), NearLevels(INF, 1.0, 0.0), NearLevels()):
         text = json.dumps(near.as_dict(), allow_nan=False)
         assert NearLevels.from_dict(json.loads(text)) == near
-    assert NearLevels(2.5, -0.75).as_dict() == {"artist": 2.5, "track": -0.75}
-    assert NearLevels().as_dict() == {"artist": None, "track": None}  # JSON has no infinity
-    assert NearLevels.from_dict({"track": 1, "artist": 2}) == NearLevels(artist=2.0, track=1.0)
+    assert NearLevels(2.5, -0.75, 1.25).as_dict() == {"artist": 2.5, "track": -0.75, "cohort": 1.25}
+    assert NearLevels().as_dict() == {"artist": None, "track": None, "cohort": None}  # JSON has no infinity
+    assert NearLevels.from_dict({"track": 1, "cohort": 0, "artist": 2}) == NearLevels(artist=2.0, track=1.0, cohort=0.0)
+    assert NearLevels.from_dict({"track": 1, "artist": 2}) == NearLevels(
+        artist=2.0, track=1.0
+    )  # from before the cohort
 
 
 @pytest.mark.parametrize(
@@ -110,19 +121,32 @@ def test_levels_come_back_from_json():
     [
         {},
         {"artist": 2.0},
-        {"track": 2.0},
+        {"track": 2.0, "cohort": 1.0},
         {"artist": 2.0, "track": 1.0, "voice": 3.0},
-        {"artist": "2", "track": 1.0},
-        {"artist": 2.0, "track": [1.0]},
-        {"artist": math.nan, "track": 1.0},
-        {"artist": 2.0, "track": math.nan},
-        {"artist": -INF, "track": 1.0},
+        {"artist": 2.0, "track": 1.0, "cohort": 1.0, "voice": 3.0},
+        {"artist": "2", "track": 1.0, "cohort": 1.0},
+        {"artist": 2.0, "track": [1.0], "cohort": 1.0},
+        {"artist": math.nan, "track": 1.0, "cohort": 1.0},
+        {"artist": 2.0, "track": math.nan, "cohort": 1.0},
+        {"artist": -INF, "track": 1.0, "cohort": 1.0},
+        {"artist": 2.0, "track": 1.0, "cohort": -INF},
     ],
 )
 def test_what_are_no_levels_is_refused(values):
     """At or above NaN nothing is; at or above minus infinity is also what is not compared."""
-    with pytest.raises(ValueError, match=r"near is \{.*\}, not the levels of artist and track"):
+    with pytest.raises(ValueError, match=r"near is \{.*\}, not the levels of artist, track and cohort"):
         NearLevels.from_dict(values)
+
+
+def test_levels_are_those_of_what_is_compared():
+    rng = np.random.default_rng(2)
+    between = Between(rng.normal(0, 1, (30, 30)), rng.normal(0, 1, (50, 30)))
+    llrs, weights = rng.normal(0, 1, (40, 30)), rng.random(40)
+
+    near = NearLevels.of(between, llrs, weights)
+
+    assert near.artist == level_of(between.others) and near.cohort == level_of(between.cohort)
+    assert near.track == level_of(llrs, weights) != level_of(llrs) == NearLevels.of(between, llrs).track
 
 
 # --- voices with artists ---
@@ -167,6 +191,40 @@ def test_no_voices_or_no_artists_have_no_scores():
     assert voice_scores(nobody, none, nobody, none, COHORT).shape == (0, 0)
 
 
+def test_artists_are_scored_with_voices_and_with_the_cohort():
+    artists = random_artists([1, 2, 3], seed=2)
+    templates, starts = np.concatenate([*artists.values()]), np.array([0, 1, 3])
+    voice, one = singer(0, 2, spread=0.5, seed=3), np.zeros(1, np.int64)
+
+    found = score_between(voice, one, templates, starts, COHORT)
+
+    others = voice_scores(voice, one, templates, starts, COHORT)
+    of_cohort = voice_scores(COHORT.vectors, COHORT.starts, templates, starts, COHORT)
+    assert (found.others.shape, found.cohort.shape) == ((1, 3), (24, 3))
+    np.testing.assert_allclose(found.others, others, atol=1e-5)
+    np.testing.assert_allclose(found.cohort, of_cohort, atol=1e-5)
+    nobody, none = np.empty((0, DIM), np.float32), np.empty(0, np.int64)
+    for between, shapes in (
+        (score_between(nobody, none, templates, starts, COHORT), ((0, 3), (24, 3))),
+        (score_between(voice, one, nobody, none, COHORT), ((1, 0), (24, 0))),
+    ):
+        assert (between.others.shape, between.cohort.shape) == shapes
+
+
+def test_some_artists_with_some_voices_keep_the_whole_cohort():
+    between = Between(np.arange(12.0).reshape(3, 4), 100 + np.arange(8.0).reshape(2, 4))
+
+    for voices, artists in (
+        (np.array([2, 0]), np.array([3, 1])),
+        (np.array([True, False, True]), np.array([False, True, False, True])),
+    ):
+        found = between.select(voices, artists)
+
+        assert sorted(found.others.ravel().tolist()) == [1.0, 3.0, 9.0, 11.0]
+        assert sorted(found.cohort.ravel().tolist()) == [101.0, 103.0, 105.0, 107.0]
+    assert between.select(np.array([2, 0]), np.array([3, 1])).others.tolist() == [[11.0, 9.0], [3.0, 1.0]]
+
+
 # --- around artists ---
 
 #: norm_scores of a voice in a row with the artist in a column, at a level of 2: three, two, one and nobody are near.
@@ -182,7 +240,7 @@ BETWEEN = np.array(
 
 def test_around_an_artist_voices_are_counted_and_some_are_credited():
     """Beside those counted and those expected two are credited, so that a single one of few says little."""
-    found = artist_crowding(BETWEEN, 2.0)
+    found = around(BETWEEN, 2.0)
 
     assert found.tolist() == pytest.approx([times(3, 3), times(2, 3), times(1, 3), 0.0])
     assert found.tolist() == pytest.approx([math.log10(5 / 2.03), math.log10(4 / 2.03), math.log10(3 / 2.03), 0.0])
@@ -192,7 +250,7 @@ def test_of_twenty_artists_one_voice_takes_off_little():
     between = np.where(np.eye(20, dtype=bool), -INF, 0.0)
     between[1, 0] = between[2, 3] = between[4, 3] = 5.0
 
-    found = artist_crowding(between, 5.0)
+    found = around(between, 5.0)
 
     assert found[[0, 3]].tolist() == pytest.approx([0.1, 0.3], abs=0.05)  # as CREDIT says
     assert np.flatnonzero(found).tolist() == [0, 3]
@@ -204,7 +262,7 @@ def test_nothing_is_added_where_fewer_are_near_than_are_expected():
     for column, n_near in enumerate((0, 99, 100, 1000)):
         between[:n_near, column] = 3.0
 
-    found = artist_crowding(between, 3.0)
+    found = around(between, 3.0)
 
     assert found[:3].tolist() == [0.0, 0.0, 0.0]
     assert found[3] == pytest.approx(math.log10(1002 / 102))
@@ -216,15 +274,15 @@ def test_what_is_not_compared_is_neither_counted_nor_expected():
     between[:10] = 3.0
     between[1:201, 1] = -INF
 
-    assert artist_crowding(between, 3.0).tolist() == pytest.approx([times(10, 401), times(1, 201)])
+    assert around(between, 3.0).tolist() == pytest.approx([times(10, 401), times(1, 201)])
 
 
 def test_without_a_voice_only_that_voice_is_not_counted():
     without = np.array([-1, 0, 2, -1, 3])
 
-    found = artist_crowding(BETWEEN, 2.0, without)
+    found = around(BETWEEN, 2.0, without)
 
-    everybody = artist_crowding(BETWEEN, 2.0).tolist()
+    everybody = around(BETWEEN, 2.0).tolist()
     assert found.shape == (5, 4)
     assert found[0].tolist() == found[3].tolist() == pytest.approx(everybody)
     # The first is near the second only, and is compared with all but itself.
@@ -232,25 +290,79 @@ def test_without_a_voice_only_that_voice_is_not_counted():
     assert found[2].tolist() == pytest.approx([times(2, 2), times(2, 2), times(1, 3), 0.0])
     for row, voice in ((1, 0), (2, 2), (4, 3)):
         rest = np.arange(4) != voice
-        assert found[row].tolist() == pytest.approx(artist_crowding(BETWEEN[rest], 2.0).tolist())
+        assert found[row].tolist() == pytest.approx(around(BETWEEN[rest], 2.0).tolist())
 
 
 def test_without_is_nothing_where_nobody_is_enrolled():
     nobody = np.empty((0, 0))
 
-    assert artist_crowding(nobody, 2.0).shape == (0,)
-    assert artist_crowding(nobody, 2.0, np.array([-1, -1])).shape == (2, 0)
-    assert artist_crowding(np.empty((0, 3)), 2.0).tolist() == [0.0] * 3
-    assert artist_crowding(np.empty((0, 3)), 2.0, np.array([-1, -1])).tolist() == [[0.0] * 3] * 2
+    assert around(nobody, 2.0).shape == (0,)
+    assert around(nobody, 2.0, np.array([-1, -1])).shape == (2, 0)
+    assert around(np.empty((0, 3)), 2.0).tolist() == [0.0] * 3
+    assert around(np.empty((0, 3)), 2.0, np.array([-1, -1])).tolist() == [[0.0] * 3] * 2
 
 
 def test_where_no_voice_is_near_nothing_is_crowded():
     llrs = np.full((5, 4), 99.0)
 
-    assert not artist_crowding(BETWEEN, INF).any()
-    assert not artist_crowding(BETWEEN, INF, np.array([-1, 0])).any()
+    assert not around(BETWEEN, INF).any()
+    assert not around(BETWEEN, INF, np.array([-1, 0])).any()
     assert not track_crowding(llrs, INF).any()
     assert not track_crowding(llrs, INF, np.array([0, -1]), np.array([-1, 0, 1, 2, 3])).any()
+
+
+# --- the cohort in the place of others ---
+
+
+def of_cohort(n_persons: int, *n_near: int) -> np.ndarray:
+    """norm_scores of a cohort of so many with artists: 4 of so many each, of the others 0."""
+    return np.where(np.arange(n_persons)[:, None] < np.array(n_near)[None, :], 4.0, 0.0)
+
+
+def test_where_nobody_else_is_enrolled_the_cohort_is_counted():
+    between = Between(np.full((1, 3), -INF), of_cohort(150, 0, 2, 21))
+    near = NearLevels(artist=9.0, track=9.0, cohort=3.0)
+
+    found = artist_crowding(between, near)
+
+    assert found.tolist() == pytest.approx([0.0, math.log10(4 / 3.5), math.log10(23 / 3.5)])
+    assert artist_crowding(Between(np.empty((0, 3)), between.cohort), near).tolist() == found.tolist()
+
+
+@pytest.mark.parametrize(("n_others", "share"), [(1, 29 / 30), (6, 0.8), (15, 0.5), (29, 1 / 30)])
+def test_the_more_others_are_enrolled_the_less_the_cohort_counts(n_others, share):
+    """Both its near voices and its expected ones."""
+    others = np.zeros((n_others, 2))
+    others[:1, 1] = 5.0
+    near = NearLevels(artist=5.0, cohort=4.0)
+
+    found = artist_crowding(Between(others, of_cohort(150, 40, 20)), near)
+
+    n_compared = n_others + share * 150
+    assert found.tolist() == pytest.approx([times(share * 40, n_compared), times(1 + share * 20, n_compared)])
+
+
+@pytest.mark.parametrize("n_others", [30, 31, 300])
+def test_with_enough_others_the_cohort_does_not_count(n_others):
+    assert ENOUGH_OTHERS == 30
+    others = np.where(np.arange(n_others)[:, None] < [0, 9], 5.0, 0.0)
+
+    found = artist_crowding(Between(others, of_cohort(150, 150, 0)), NearLevels(artist=5.0, cohort=1.0))
+
+    assert found.tolist() == pytest.approx([0.0, times(9, n_others)])
+
+
+def test_the_cohort_counts_by_artist_and_by_who_is_not_counted():
+    """An artist with fewer others has more of the cohort; so has a row without the voice of somebody enrolled."""
+    others = np.zeros((30, 2))
+    others[:15, 1] = -INF
+    between, near = Between(others, of_cohort(100, 60, 60)), NearLevels(artist=5.0, cohort=4.0)
+
+    assert artist_crowding(between, near).tolist() == pytest.approx([0.0, times(30, 15 + 50)])
+    by_row = artist_crowding(between, near, np.array([-1, 0, 20]))
+    assert by_row[0].tolist() == artist_crowding(between, near).tolist()
+    assert by_row[1].tolist() == pytest.approx([times(60 / 30, 29 + 100 / 30), times(30, 15 + 50)])
+    assert by_row[2].tolist() == pytest.approx([times(60 / 30, 29 + 100 / 30), times(60 * 16 / 30, 14 + 160 / 3)])
 
 
 # --- around tracks ---
@@ -326,20 +438,20 @@ def scored(gallery: Gallery, windows: np.ndarray) -> np.ndarray:
 
 def test_a_crowd_gives_what_the_plain_functions_give():
     enrolled = gallery(random_artists([3, 4, 9, 10, 27, 31], seed=5))
-    near = NearLevels(artist=0.8, track=0.0)
+    near = NearLevels(artist=0.8, track=0.0, cohort=1.2)
     starts, artist_ids = scoring.group_starts(enrolled.artist_id)
-    between = voice_scores(enrolled.vectors, starts, enrolled.vectors, starts, COHORT)
-    np.fill_diagonal(between, -INF)
+    between = score_between(enrolled.vectors, starts, enrolled.vectors, starts, COHORT)
+    np.fill_diagonal(between.others, -INF)
     windows = singer(2, 20, spread=0.6, seed=6)
     llrs = scored(enrolled, windows)
 
     crowd = Crowd(enrolled, COHORT, MODEL, near)
 
     of_artists = crowd.around_artists(enrolled)
-    assert of_artists.tolist() == pytest.approx(artist_crowding(between, 0.8).tolist())
+    assert of_artists.tolist() == pytest.approx(artist_crowding(between, near).tolist())
     of_track = crowd.around_track(windows, scoring.accompaniment(windows, COHORT), artist_ids)
     assert of_track.tolist() == pytest.approx(track_crowding(llrs[None], 0.0)[0].tolist())
-    assert 0 < np.count_nonzero(of_artists) < 6 and len(set(of_track.tolist())) > 1 and of_track.all()
+    assert len(set(np.round(of_artists, 3).tolist())) > 2 and len(set(of_track.tolist())) > 1 and of_track.all()
 
 
 def test_a_crowd_has_no_opinion_of_the_rest_for_some_of_its_artists():
@@ -371,7 +483,8 @@ def test_an_artist_who_is_not_among_the_voices_is_compared_with_all_of_them():
     found = crowd.around_artists(gallery({8: other}))
     of_track = crowd.around_track(windows, scoring.accompaniment(windows, COHORT), np.array([8, 9]))
 
-    assert found.tolist() == pytest.approx([times(int((between >= -1).sum()), 3)])
+    # The cohort stands in for 27 of the 30 others that would be enough; of it nobody is near.
+    assert found.tolist() == pytest.approx([times(int((between >= -1).sum()), 3 + 24 * 27 / 30)])
     assert of_track.tolist() == pytest.approx(
         [times(int((llrs >= -1).sum()), 3), times(int((llrs[:2] >= -1).sum()), 2)]
     )
@@ -387,11 +500,13 @@ def test_where_nobody_is_enrolled_nothing_is_crowded():
     assert crowd.around_track(singer(0), 0.0, np.empty(0, np.int64)).shape == (0,)
 
 
-def test_a_single_artist_is_crowded_by_nobody():
+def test_a_single_artist_is_crowded_by_the_cohort_only():
     alone = gallery({5: singer(0, 2)})
     crowd = Crowd(alone, COHORT, MODEL, NearLevels(-9.0, -9.0))
 
     assert crowd.around_artists(alone).tolist() == [0.0]
+    with_cohort = Crowd(alone, COHORT, MODEL, NearLevels(-9.0, -9.0, -9.0))
+    assert with_cohort.around_artists(alone).tolist() == pytest.approx([times(24, 24)])
     assert crowd.around_track(singer(0), 0.0, np.array([5])).tolist() == [0.0]
 
 

@@ -15,7 +15,7 @@ from registry import store as store_module
 from registry.calibration import DEFAULT_BUDGET, LEAST_LLR, Calibration, Threshold
 from registry.calibrations import add_calibration, roll_back
 from registry.config import FALSE_FLAG_BUDGET, REQUIRE_TWO_PERSONS, change_setting
-from registry.crowding import NearLevels, artist_crowding, track_crowding, voice_scores
+from registry.crowding import NearLevels, artist_crowding, score_between, track_crowding
 from registry.erasure import erase_artist, erase_reference
 from registry.errors import EncoderMismatch, NoThreshold
 from registry.identity import rename_artist, split_artist
@@ -156,6 +156,10 @@ def weighed(calibration: dict, *, of_artist: float, of_track: float) -> dict:
     return {**calibration, "llr": {**llr, "weights": weights}}
 
 
+#: An artist of five is compared with four others, and for 26 that are missing to 30 with as much of the cohort of 24.
+COMPARED = 4 + 24 * 26 / 30
+
+
 @pytest.mark.usefixtures("crowd")
 @pytest.mark.parametrize("weight", [-1.0, -0.25])
 def test_whom_other_voices_come_near_has_an_llr_lower_by_its_crowding(store, encoder, weight):
@@ -170,10 +174,11 @@ def test_whom_other_voices_come_near_has_an_llr_lower_by_its_crowding(store, enc
 
     gallery = store.gallery()
     starts, artist_ids = scoring.group_starts(gallery.artist_id)
-    between = voice_scores(gallery.vectors, starts, gallery.vectors, starts, matcher.cohort)
-    np.fill_diagonal(between, -np.inf)
-    of_artists = artist_crowding(between, 1.5)
-    assert of_artists.tolist() == [np.log10(4 / 2.04)] * 3 + [0.0] * 2  # two of four are near the first three
+    between = score_between(gallery.vectors, starts, gallery.vectors, starts, matcher.cohort)
+    np.fill_diagonal(between.others, -np.inf)
+    of_artists = artist_crowding(between, NearLevels(artist=1.5))
+    two_near = np.log10(4 / (0.01 * COMPARED + 2))
+    assert of_artists.tolist() == pytest.approx([two_near] * 3 + [0.0] * 2)  # two of four are near the first three
     np.testing.assert_array_equal(after.artist_id, artist_ids)
     np.testing.assert_array_equal(after.norm_scores, before.norm_scores)
     np.testing.assert_array_equal(after.scores, before.scores)
@@ -231,7 +236,7 @@ def test_a_match_says_what_crowding_took_off_its_llr(store, encoder, weights):
 
     matches = {match.artist: match for match in make_matcher(store, encoder)[0].match(track)}
 
-    of_artist, of_track = np.log10(4 / 2.04), np.log10([4 / 2.04] * 3 + [5 / 2.04] * 2)
+    of_artist, of_track = np.log10(4 / (0.01 * COMPARED + 2)), np.log10([4 / 2.04] * 3 + [5 / 2.04] * 2)
     for name, by_track in zip(["Ada", "Bo", "Cy", "Di", "Ed"], of_track, strict=True):
         by_artist = of_artist if name in ("Ada", "Bo", "Cy") else 0.0
         found = matches[name]
@@ -241,6 +246,32 @@ def test_a_match_says_what_crowding_took_off_its_llr(store, encoder, weights):
     assert {str(match.taken_off) for match in plain.values()} == {"0.0"}
     if not any(weights):
         assert {str(match.taken_off) for match in matches.values()} == {"0.0"}
+
+
+@pytest.mark.parametrize("n_enrolled", [1, 5])
+def test_of_a_few_artists_the_cohort_takes_off_too(store, encoder, n_enrolled):
+    """Whom many of its voices come near has a lower llr, also where nobody else is enrolled; nobody a higher one."""
+    persons = encoder.cohort.vectors[encoder.cohort.person == 3]
+    for k in range(n_enrolled):
+        enroll_vectors(store, encoder, f"Artist {k}", np.tile(persons, (6, 1)) if k == 0 else singer(k, 12, seed=k))
+    track = make_voiceprint(singer(0, 10, spread=0.5, seed=70))
+    plain = {match.artist: match for match in make_matcher(store, encoder)[0].match(track)}
+    gallery = store.gallery()
+    starts, _ = scoring.group_starts(gallery.artist_id)
+    cohort = make_matcher(store, encoder)[0].cohort
+    with_cohort = score_between(gallery.vectors, starts, gallery.vectors, starts, cohort).cohort
+    level = float(np.sort(with_cohort[:, 0])[-3]) - 0.001  # three persons reach it with the first artist
+    encoder.calibration = crowded(encoder.calibration, artist=99.0, cohort=level)
+
+    matches = {match.artist: match for match in make_matcher(store, encoder)[0].match(track)}
+
+    share = (31 - n_enrolled) / 30
+    for column, name in enumerate(f"Artist {k}" for k in range(n_enrolled)):
+        n_near = share * int((with_cohort[:, column] >= level).sum())
+        expected = max(0.0, np.log10((n_near + 2) / (0.01 * (n_enrolled - 1 + 24 * share) + 2)))
+        assert matches[name].taken_off == round(float(expected), 2)
+        assert matches[name].llr == pytest.approx(plain[name].llr - expected, abs=0.0101)  # two are rounded
+    assert matches["Artist 0"].taken_off > 0.2
 
 
 @pytest.mark.usefixtures("crowd")

@@ -36,7 +36,7 @@ from trial_vectors import ItemVectors
 from registry import scoring, tail
 from registry.calibration import together
 from registry.condense import condense_windows
-from registry.crowding import NearLevels, artist_crowding, track_crowding, voice_scores
+from registry.crowding import Between, NearLevels, artist_crowding, score_between, track_crowding
 from registry.llr import LlrModel
 from tests.fakes import DIM, fake_cohort, unit
 
@@ -338,10 +338,11 @@ def test_voices_are_scored_with_one_another_and_nobody_with_oneself(audio_root, 
         for voice in found.voices
     ]
     starts, templates = np.cumsum([0, *map(len, rows)])[:-1], np.concatenate(rows)
-    expected = voice_scores(templates, starts, templates, starts, cohort)
+    expected = score_between(templates, starts, templates, starts, cohort)
     apart = ~np.eye(7, dtype=bool)
-    assert found.between[apart] == pytest.approx(expected[apart], abs=1e-5)
-    assert np.isneginf(found.between[~apart]).all()
+    assert found.between.others[apart] == pytest.approx(expected.others[apart], abs=1e-5)
+    assert np.isneginf(found.between.others[~apart]).all()
+    assert found.between.cohort == pytest.approx(expected.cohort, abs=1e-5)
 
 
 def _clips_of(voices: list[str], audio_root: Path) -> dict[str, AudioItem]:
@@ -350,7 +351,7 @@ def _clips_of(voices: list[str], audio_root: Path) -> dict[str, AudioItem]:
 
 
 #: By which llr is the norm_score, and one in ten or so of others is near.
-PLAIN, NEAR = LlrModel((1.0, 0.0, -1.0, -1.0), 0.0), NearLevels(artist=0.8, track=0.5)
+PLAIN, NEAR = LlrModel((1.0, 0.0, -1.0, -1.0), 0.0), NearLevels(artist=0.8, track=0.5, cohort=1.0)
 
 
 @pytest.mark.usefixtures("embedded")
@@ -368,8 +369,7 @@ def test_maxima_are_over_voices_enrolled_together_singers_first(audio_root, coho
         assert size == 1 or found.sings[voices].sum() == 2
         for track, person in enumerate(found.person):
             others = [voice for voice in voices if found.voices[voice] != person]
-            between = found.between[np.ix_(others, others)]
-            of_artists = artist_crowding(between, NEAR.artist)
+            of_artists = artist_crowding(found.between.select(np.array(others, int), np.array(others, int)), NEAR)
             of_track = track_crowding(llrs[track : track + 1, others], NEAR.track)[0]
             expected = np.round(llrs[track, others] - of_artists - of_track, 2)
             assert best[track] == pytest.approx(expected.max(initial=-np.inf), abs=1e-9)
@@ -384,8 +384,8 @@ def noise(n_strangers: int = 120, n_voices: int = 20) -> Population:
     names = [f"corpus{k % 6}-{k}" for k in range(n_strangers)]
     voices = [*names[:5], *(f"voice-{k}" for k in range(n_voices - 5))]
     person = np.repeat(names, 2)
-    between = rng.normal(0, 1, (n_voices, n_voices))
-    np.fill_diagonal(between, -np.inf)
+    between = Between(*(rng.normal(0, 1, (n, n_voices)) for n in (n_voices, 50)))
+    np.fill_diagonal(between.others, -np.inf)
     return Population(
         voices=voices,
         sings=np.arange(n_voices) % 3 == 0,
@@ -444,7 +444,8 @@ def test_a_part_of_a_population_has_some_tracks_and_some_voices():
     np.testing.assert_array_equal(part.norm, crowd.norm[::5, 4:])
     np.testing.assert_array_equal(part.compared, crowd.compared[::5, 4:])
     np.testing.assert_array_equal(part.accompaniment, crowd.accompaniment[::5])
-    np.testing.assert_array_equal(part.between, crowd.between[4:, 4:])
+    np.testing.assert_array_equal(part.between.others, crowd.between.others[4:, 4:])
+    np.testing.assert_array_equal(part.between.cohort, crowd.between.cohort[:, 4:])
     np.testing.assert_array_equal(part.abstains, crowd.abstains[::5])
 
 

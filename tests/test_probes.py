@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))  # scripts import
 from probes import ProbeTracks, _repeat
 
 from registry.calibration import Calibration
-from registry.crowding import CREDIT, NEAR_SHARE, NearLevels
+from registry.crowding import CREDIT, NEAR_SHARE, Between, NearLevels
 from registry.llr import LlrModel
 from tests.fakes import COHORT_ID, fake_calibration
 
@@ -21,13 +21,16 @@ N_VOICES = 6
 CALIBRATION = replace(
     Calibration.from_dict(fake_calibration(COHORT_ID)),
     llr=LlrModel((1.0, 0.0, -1.0, -1.0), 0.0),
-    near=NearLevels(artist=2.0, track=2.0),
+    near=NearLevels(artist=2.0, track=2.0, cohort=1.0),
 )
 ALL = np.arange(N_VOICES)[None, :]
 
 
-def tracks(own: list[float], *, near_track: int = 0, near_artist: int = 0) -> ProbeTracks:
-    """Tracks with these norm_scores, as many of the first voices near the track and the artist as said."""
+def tracks(own: list[float], *, near_track: int = 0, near_artist: int = 0, near_cohort: int = 0) -> ProbeTracks:
+    """Tracks with these norm_scores, as many of the first voices near the track and the artist as said.
+
+    The cohort has 30 persons, of whom so many are near the artist.
+    """
     shape = len(own), N_VOICES
     return ProbeTracks(
         person=np.array([f"p{i}" for i in range(len(own))]),
@@ -35,11 +38,14 @@ def tracks(own: list[float], *, near_track: int = 0, near_artist: int = 0) -> Pr
         own=np.array(own),
         others=np.where(np.arange(N_VOICES) < near_track, 3.0, 0.0) + np.zeros(shape),
         accompaniment=np.zeros(len(own)),
-        between=np.where(np.arange(N_VOICES) < near_artist, 3.0, 0.0) + np.zeros(shape),
+        between=Between(
+            (np.where(np.arange(N_VOICES) < near_artist, 3.0, 0.0) + np.zeros(shape)).T,
+            np.tile(np.where(np.arange(30) < near_cohort, 1.5, 0.0)[:, None], len(own)),
+        ),
     )
 
 
-def taken_off(n_near: int, n_compared: int) -> float:
+def taken_off(n_near: float, n_compared: float) -> float:
     return float(np.log10(max(1.0, (n_near + CREDIT) / (NEAR_SHARE * n_compared + CREDIT))))
 
 
@@ -55,8 +61,9 @@ def test_a_track_that_abstains_is_missed():
 
 def test_voices_near_the_track_or_the_artist_take_off_what_crowding_says():
     """The artist stands in the place of the last voice, so five are beside it."""
-    both = taken_off(2, 5) + taken_off(1, 5)
-    heard = tracks([2.0 + both - 0.01, 2.0 + both + 0.01], near_track=2, near_artist=1)
+    # For the 25 others that are missing to 30 the cohort of 30 stands in with 25 thirtieths, both near and expected.
+    both = taken_off(2, 5) + taken_off(1 + 12 * 25 / 30, 5 + 25)
+    heard = tracks([2.0 + both - 0.01, 2.0 + both + 0.01], near_track=2, near_artist=1, near_cohort=12)
 
     assert heard.missed(CALIBRATION, 2.0, ALL).tolist() == [1.0, 0.0]
 
@@ -64,7 +71,8 @@ def test_voices_near_the_track_or_the_artist_take_off_what_crowding_says():
 def test_the_persons_own_voice_among_them_is_not_counted():
     heard = tracks([2.0, 2.0], near_track=1, near_artist=1)
     own = np.array([[True] + [False] * 5, [False] * 6])
-    heard = replace(heard, others=np.where(own, -np.inf, heard.others), between=np.where(own, -np.inf, heard.between))
+    between = replace(heard.between, others=np.where(own.T, -np.inf, heard.between.others))
+    heard = replace(heard, others=np.where(own, -np.inf, heard.others), between=between)
 
     assert heard.missed(CALIBRATION, 2.0, ALL).tolist() == [0.0, 1.0]
 

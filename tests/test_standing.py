@@ -336,17 +336,17 @@ def test_as_text_all_of_it_can_be_read(three, encoder):
 
 
 def test_what_crowding_takes_off_is_told(three, encoder):
-    """Bo's voice comes near Ada, and one of the two others is far more than one in a hundred."""
+    """Bo's voice comes near Ada: one of the two others, and of the 24 of the cohort for the 28 missing to 30 nobody."""
     weights = {"norm_score": 1.0, "accompaniment": 0.0, "artist_crowding": -1.0, "track_crowding": -1.0}
     encoder.calibration = {
         **encoder.calibration,
         "llr": {"weights": weights, "intercept": 0.0},
-        "near": {"artist": 2.0, "track": 1e9},
+        "near": {"artist": 2.0, "track": 1e9, "cohort": 1e9},
     }
 
     ada, cy = (standing_of(three, encoder, name) for name in ("Ada", "Cy"))
 
-    expected = round(float(np.log10((1 + CREDIT) / (2 * NEAR_SHARE + CREDIT))), 2)
+    expected = round(float(np.log10((1 + CREDIT) / ((2 + 24 * 28 / 30) * NEAR_SHARE + CREDIT))), 2)
     assert (ada.taken_off, cy.taken_off) == (expected, 0.0)
     assert f"more often than usual: {expected:.2f} is taken off" in standing_text(ada)
     assert "taken off" not in standing_text(cy)

@@ -180,7 +180,7 @@ def test_scores_are_those_that_the_registry_decides_by(store, encoder, near):
 
 def test_measures_have_crowding_with_all_models_but_that_of_the_person_heard():
     items = [*some_heard(), heard("stranger.wav", "Cy", singer(1, spread=0.9, seed=77))]
-    model, near = LlrModel((2.0, 0.0, -1.0, -1.0), 0.5), NearLevels(artist=-1.0, track=-1.0)
+    model, near = LlrModel((2.0, 0.0, -1.0, -1.0), 0.5), NearLevels(artist=-1.0, track=-1.0, cohort=1.0)
     scores = score_trials(items, the_cohort())
 
     measured = scores.measured(model, near)
@@ -191,13 +191,14 @@ def test_measures_have_crowding_with_all_models_but_that_of_the_person_heard():
     llrs = 2.0 * scores.norm.astype(float) + 0.5
     for row, own in enumerate(scores.own_model.tolist()):
         others = [column for column in range(3) if column != own]
-        between = scores.between[np.ix_(others, others)]
-        assert measured[row, others, 2] == pytest.approx(artist_crowding(between, -1.0))
+        between = scores.between.select(np.array(others), np.array(others))
+        assert measured[row, others, 2] == pytest.approx(artist_crowding(between, near))
         assert measured[row, others, 3] == pytest.approx(track_crowding(llrs[row : row + 1, others], -1.0)[0])
         if own >= 0:  # and of the own model all others
-            assert measured[row, own, 2] == pytest.approx(artist_crowding(scores.between, -1.0)[own])
+            assert measured[row, own, 2] == pytest.approx(artist_crowding(scores.between, near)[own])
             assert measured[row, own, 3] == pytest.approx(track_crowding(llrs[row : row + 1], -1.0)[0, own])
-    assert np.isneginf(np.diag(scores.between)).all() and np.isfinite(scores.between).sum() == 6
+    assert np.isneginf(np.diag(scores.between.others)).all() and np.isfinite(scores.between.others).sum() == 6
+    assert np.isfinite(scores.between.cohort).all() and (scores.between.cohort >= 1.0).any()
     plain = scores.measured(model, NearLevels())
     assert not plain[..., 2:].any() and measured[..., 2].any() and measured[..., 3].any()
 

@@ -11,8 +11,12 @@ import numpy as np
 from embeddings.errors import InvalidAudio
 from embeddings.extract import Voiceprint
 from registry.calibration import Calibration
+from registry.crowding import Between
 from registry.trials import Heard, Recording, TrialScores
 from tests.fakes import COHORT_ID, THRESHOLD, FakeEncoder, fake_calibration, fake_tail, make_voiceprint, unit
+
+#: Persons of the cohort that voices are scored with.
+N_COHORT = 40
 
 
 def make_scores(
@@ -28,7 +32,7 @@ def make_scores(
 ) -> TrialScores:
     """Everybody enrolled from half of `n_genuine` recordings; norm_scores are Gaussian, around 0 for strangers.
 
-    So are those of the voices with one another, in both directions.
+    So are those of the voices with one another, in both directions, and with a cohort.
     """
     rng = np.random.default_rng(seed)
     n_each = n_genuine + n_clones
@@ -36,8 +40,9 @@ def make_scores(
     is_clone = number >= n_genuine
     norm = rng.normal(0, spread, (len(person), n_persons))
     norm[np.arange(len(person)), person] += np.where(is_clone, clone, own)
-    between = np.random.default_rng([seed, 1]).normal(0, 1, (n_persons, n_persons)).astype(np.float32)
-    np.fill_diagonal(between, -np.inf)
+    voices = np.random.default_rng([seed, 1])
+    between = Between(*(voices.normal(0, 1, (n, n_persons)).astype(np.float32) for n in (n_persons, N_COHORT)))
+    np.fill_diagonal(between.others, -np.inf)
     fields = {
         "persons": tuple(f"person {i:03d}" for i in range(n_persons)),
         "model_person": np.arange(n_persons),
