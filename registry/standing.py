@@ -87,8 +87,8 @@ class Standing:
     song_threshold : Threshold or None
         Of a track of one section, which `expected` belongs to.
     taken_off : float or None
-        What is taken off the artist's llrs because other voices come near it (`registry.crowding`); 0 where no
-        more of them do than expected.
+        What is taken off the artist's llrs because other voices come near it (`registry.crowding`); 0 where no more of
+        them do than expected.
     expected : tuple of ExpectedShare
         Measured on the recordings of the calibration; no promise for this artist.
     measured_on : str or None
@@ -301,9 +301,9 @@ def _crowding_lines(standing: Standing) -> list[str]:
     if not standing.taken_off:
         return []
     return [
-        f"Other voices come near this artist more often than usual: {standing.taken_off:.2f} is taken off "
-        "each of its log10 likelihood ratios, so that no more strangers are taken for it than for others. Two names of "
-        "one person should be merged (`likeness artists merge`)"
+        "Other voices, enrolled ones or the cohort's, come near this artist more often than usual: "
+        f"{standing.taken_off:.2f} is taken off each of its log10 likelihood ratios, so that no more strangers are "
+        "taken for it than for others. Two names of one person should be merged (`likeness artists merge`)"
     ]
 
 
