@@ -124,7 +124,7 @@ def together(between: Between, model: LlrModel, near: NearLevels) -> Together:
     Parameters
     ----------
     between : Between
-        All voices with one another, from `registry.crowding.between_artists`.
+        All voices with one another, -inf with oneself.
     model, near
         Of a calibration.
     """

@@ -225,7 +225,7 @@ class TrialScores:
         norm_scores.
     accompaniment : (n_rows,) float64
     between : Between
-        The models' voices with one another.
+        The models' voices with one another, -inf with oneself.
     paths : tuple of str
         Of the tracks.
     """

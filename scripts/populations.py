@@ -139,8 +139,8 @@ class Population:
         same words make recordings alike, not voices. Singers of a corpus are compared.
     accompaniment : (n_tracks,) float64
     between : Between
-        The voices with one another. Also of one corpus: a registry has artists from one studio, and its tracks are
-        compared with all of them.
+        The voices with one another, -inf with oneself. Also of one corpus: a registry has artists from one studio, and
+        its tracks are compared with all of them.
     abstains : (n_tracks,) bool
     person, condition : (n_tracks,) str
         Who is heard; sung or spoken, alone or over music, and for how long.
