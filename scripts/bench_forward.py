@@ -45,12 +45,13 @@ from training.package import find_weights
 from trial_audio import DEFAULT_AUDIO, RATE_HZ, load_mono, render
 from trial_vectors import (
     DEFAULT_CACHE,
+    SEARCHED,
     House,
     ItemVectors,
     code_without_words,
     embed_items,
     mean_scores,
-    shipped_scores,
+    score_sets,
 )
 
 from embeddings import selftest
@@ -396,14 +397,18 @@ def verdict_rows(
     """How many decisions are not those of stock."""
     cohort = scoring.prepare_cohort(encoder.cohort.vectors, encoder.cohort.person, encoder.cohort.condition)
     calibration = encoder_calibration(encoder)
+    threshold = Rule(calibration, DEFAULT_BUDGET, len(sets[SEARCHED].models)).threshold(1).llr
+    scored = {
+        system: score_sets({name: sets[name] for name in VERDICT_SETS}, some, cohort)
+        for system, some in vectors.items()
+    }
     rows = []
     for name in VERDICT_SETS:
         pairs = sets[name].pairs()
         at = pairs.test_index, pairs.enroll_index
-        threshold = Rule(calibration, DEFAULT_BUDGET, len(sets[name].models)).threshold(1).llr
         norms, flags = {}, {}
-        for system, some in vectors.items():
-            scores = shipped_scores(sets[name], some, cohort)
+        for system in vectors:
+            scores = scored[system][name]
             norms[system] = scores.norm[at]
             flags[system] = (scores.llr(calibration.llr, calibration.near)[at] >= threshold) & ~scores.abstains[at[0]]
         for system in vectors:

@@ -46,7 +46,7 @@ from trial_vectors import (
     embed_items,
     enroll_models,
     mean_scores,
-    shipped_scores,
+    score_sets,
 )
 
 from embeddings import vocals
@@ -468,7 +468,7 @@ def measure(
     decisions: list[Row] = []
     if {"house+pool", "house+norm"} & set(systems):
         cohort = scoring.prepare_cohort(encoder.cohort.vectors, encoder.cohort.person, encoder.cohort.condition)
-        shipped = {name: shipped_scores(trials, vectors["house"], cohort) for name, trials in sets.items()}
+        shipped = score_sets(sets, vectors["house"], cohort)
         tables["house+pool"] = {name: scores.pooled for name, scores in shipped.items()}
         tables["house+norm"] = {name: scores.norm for name, scores in shipped.items()}
         if "house+norm" in systems:

@@ -39,7 +39,7 @@ from bench_real import Row, verification
 from fit_builtin import PROBES, STRANGER_SETS, FoldScores, budget_point, missed_everywhere, mixture
 from make_trials import Pairs, TrialSet, build_trials
 from trial_audio import DEFAULT_AUDIO
-from trial_vectors import DEFAULT_CACHE, House, embed_items, mean_scores, shipped_scores
+from trial_vectors import DEFAULT_CACHE, House, embed_items, mean_scores, score_sets
 
 from embeddings.model_dir import HOUSE
 from registry import intervals, llr, scoring
@@ -85,7 +85,7 @@ def score_fold(options: argparse.Namespace, fold: str, encoder: Any, calibration
     items = {key: item for trials in sets.values() for key, item in trials.audio_items().items()}
     vectors = embed_items(options.audio, items, House(encoder), options.cache, label=f"fold {fold}")
     cohort = scoring.prepare_cohort(encoder.cohort.vectors, encoder.cohort.person, encoder.cohort.condition)
-    shipped = {name: shipped_scores(trials, vectors, cohort) for name, trials in sets.items()}
+    shipped = score_sets(sets, vectors, cohort)
     return Fold(
         sets,
         {name: scores.abstains for name, scores in shipped.items()},

@@ -45,6 +45,7 @@ from trial_vectors import (
     count_fallbacks,
     embed_items,
     enroll_models,
+    score_sets,
     shipped_scores,
 )
 
@@ -598,7 +599,7 @@ def fit(
 ) -> dict[str, Any]:
     """Fit llr and tail: the content of calibration.json but for ids and dates."""
     prepared = scoring.prepare_cohort(cohort.vectors, cohort.person, cohort.condition)
-    shipped = {name: shipped_scores(trials, vectors, prepared) for name, trials in sets.items()}
+    shipped = score_sets(sets, vectors, prepared)
     fold = FoldScores(sets, {name: scores.abstains for name, scores in shipped.items()})
     model, near = fit_mixture(fold, shipped, population)
     tables = {name: scores.llr(model, near) for name, scores in shipped.items()}

@@ -20,7 +20,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -42,6 +42,9 @@ _FORMAT = "2"  # of kept vectors
 
 #: Windows waiting before those of one length are embedded together: about 130 MB of sound.
 WINDOWS_AT_ONCE = 512
+
+#: The set whose artists are enrolled beside those of sets with fewer.
+SEARCHED = "strangers-sung"
 
 
 @dataclass(frozen=True)
@@ -304,6 +307,10 @@ class Templates:
     starts: np.ndarray
     n_voiceless: int
 
+    def groups(self) -> list[np.ndarray]:
+        """The templates of each model: (n, dim) float32 each."""
+        return np.split(self.vectors, self.starts[1:])
+
 
 def enroll_models(trials: TrialSet, vectors: Mapping[str, ItemVectors]) -> Templates:
     """Condense each model's windows into templates, clips with too little voice left out, as enrolling does."""
@@ -325,22 +332,23 @@ class ShippedScores:
     pooled, norm : (n_tests, n_models) float64
         Pooled cosines and norm_scores.
     accompaniment : (n_tests,) float64
-    between : Between
-        The models' voices with one another; -inf with any model of oneself.
-    voice : (n_models,) int
-        The first model of each model's person: a set may enroll somebody in several ways, and a person crowds once.
-    is_own : (n_tests, n_models) bool
-        Models of the person who is heard.
     abstains : (n_tests,) bool
+    crowd : (n_tests, n_voices) float64
+        norm_scores with everybody who is enrolled: a set may enroll somebody in several ways, and a person crowds once.
+    between : Between
+        Those voices with the models; -inf with any model of oneself.
+    own_voice, heard : (n_models,), (n_tests,) int
+        Which of the voices is each model's person, and which is heard, -1 for none.
     """
 
     pooled: np.ndarray
     norm: np.ndarray
     accompaniment: np.ndarray
-    between: Between
-    voice: np.ndarray
-    is_own: np.ndarray
     abstains: np.ndarray
+    crowd: np.ndarray
+    between: Between
+    own_voice: np.ndarray
+    heard: np.ndarray
 
     @property
     def plain(self) -> np.ndarray:
@@ -348,15 +356,13 @@ class ShippedScores:
         return measures(self.norm, self.accompaniment[:, None])
 
     def measured(self, model: LlrModel, near: NearLevels) -> np.ndarray:
-        """(n_tests, n_models, 4) float64 `registry.llr.measures` with all models enrolled.
+        """(n_tests, n_models, 4) float64 `registry.llr.measures` with everybody enrolled.
 
-        Models of the person who is heard tell nothing of the others: as if a stranger were heard.
+        Of the others nothing is known by the voice of the person who is heard: as if a stranger were heard.
         """
-        crowd, place = np.unique(self.voice, return_inverse=True)
-        heard = np.where(self.is_own.any(axis=1), place[self.is_own.argmax(axis=1)], -1)
-        between = replace(self.between, others=self.between.others[crowd])
-        of_artists = artist_crowding(between, near, heard)
-        of_tracks = track_crowding(llr_of(self.plain, model)[:, crowd], near.track, place, heard)
+        llrs = llr_of(measures(self.crowd, self.accompaniment[:, None]), model)
+        of_artists = artist_crowding(self.between, near, self.heard)
+        of_tracks = track_crowding(llrs, near.track, self.own_voice, self.heard)
         return measures(self.norm, self.accompaniment[:, None], of_artists, of_tracks)
 
     def llr(self, model: LlrModel, near: NearLevels) -> np.ndarray:
@@ -364,7 +370,29 @@ class ShippedScores:
         return np.round(llr_of(self.measured(model, near), model), 2)
 
 
-def shipped_scores(trials: TrialSet, vectors: Mapping[str, ItemVectors], cohort: scoring.CohortModel) -> ShippedScores:
+def score_sets(
+    sets: Mapping[str, TrialSet], vectors: Mapping[str, ItemVectors], cohort: scoring.CohortModel
+) -> dict[str, ShippedScores]:
+    """Every set by `shipped_scores`, `SEARCHED` among them: its artists are enrolled beside those of smaller sets.
+
+    One threshold is held against all of them, and it is for as many artists.
+    """
+    n_artists = len(sets[SEARCHED].models)
+    return {
+        name: shipped_scores(
+            trials, vectors, cohort, beside=sets[SEARCHED] if len({*trials.model_persons()}) < n_artists else None
+        )
+        for name, trials in sets.items()
+    }
+
+
+def shipped_scores(
+    trials: TrialSet,
+    vectors: Mapping[str, ItemVectors],
+    cohort: scoring.CohortModel,
+    *,
+    beside: TrialSet | None = None,
+) -> ShippedScores:
     """Score every test of a set against every model as `registry.match` does a track of one section.
 
     Parameters
@@ -374,23 +402,38 @@ def shipped_scores(trials: TrialSet, vectors: Mapping[str, ItemVectors], cohort:
         Of the shipped front end.
     cohort : CohortModel
         From `registry.scoring.prepare_cohort`.
+    beside : TrialSet, optional
+        A set whose artists are enrolled too: no test is compared with them, but they crowd.
     """
     gallery = enroll_models(trials, vectors)
-    centres = scoring.artist_centres(gallery.vectors, gallery.starts, cohort)
-    between = score_between(gallery.vectors, gallery.starts, gallery.vectors, gallery.starts, cohort, centres=centres)
-    persons = np.array(trials.model_persons())
-    between.others[persons[:, None] == persons[None, :]] = -np.inf
-    voice = np.array([persons.tolist().index(person) for person in persons.tolist()])
-    is_own = np.array(trials.test_persons())[:, None] == persons[None, :]
+    persons = trials.model_persons()
+    # Of several models of a person the first one is the voice that crowds; `beside` only has persons that are new.
+    templates_of = dict(zip(reversed(persons), reversed(gallery.groups()), strict=True))
+    if beside is not None:
+        for person, rows in zip(beside.model_persons(), enroll_models(beside, vectors).groups(), strict=True):
+            templates_of.setdefault(person, rows)
+    place = {person: i for i, person in enumerate(templates_of)}
+    voices = np.concatenate([*templates_of.values()])
+    starts = np.cumsum([0, *(len(rows) for rows in templates_of.values())])[:-1]
+    own_voice = np.array([place[person] for person in persons])
+    centres, voice_centres = (
+        scoring.artist_centres(*groups, cohort) for groups in ((gallery.vectors, gallery.starts), (voices, starts))
+    )
+    between = score_between(voices, starts, gallery.vectors, gallery.starts, cohort, centres=centres)
+    between.others[own_voice, np.arange(len(persons))] = -np.inf
     shape = len(trials.tests), len(trials.models)
     pooled, norm, accompaniment = np.empty(shape), np.empty(shape), np.empty(shape[0])
+    crowd = np.empty((shape[0], len(place)))
     for i, key in enumerate(trials.test_keys()):
         windows = vectors[key].vectors
         scores = scoring.pool_scores(windows, gallery.vectors, gallery.starts)
         pooled[i] = scores
         norm[i] = scoring.normalise(scores, windows, gallery.vectors, gallery.starts, cohort, centres=centres)
+        scores = scoring.pool_scores(windows, voices, starts)
+        crowd[i] = scoring.normalise(scores, windows, voices, starts, cohort, centres=voice_centres)
         accompaniment[i] = scoring.accompaniment(windows, cohort)
-    return ShippedScores(pooled, norm, accompaniment, between, voice, is_own, abstentions(trials, vectors))
+    heard = np.array([place.get(person, -1) for person in trials.test_persons()])
+    return ShippedScores(pooled, norm, accompaniment, abstentions(trials, vectors), crowd, between, own_voice, heard)
 
 
 def abstentions(trials: TrialSet, vectors: Mapping[str, ItemVectors]) -> np.ndarray:

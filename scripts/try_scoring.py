@@ -48,7 +48,7 @@ from make_trials import TrialSet, build_trials
 from populations import Population, halves, read_persons, score_population
 from probes import ProbeTracks, score_probes
 from trial_audio import DEFAULT_AUDIO
-from trial_vectors import DEFAULT_CACHE, House, ItemVectors, ShippedScores, embed_items, shipped_scores
+from trial_vectors import DEFAULT_CACHE, House, ItemVectors, ShippedScores, embed_items, score_sets
 
 from embeddings.model_dir import HOUSE
 from registry import condense, llr, metrics, scoring, tail
@@ -478,7 +478,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name} ...", file=sys.stderr, flush=True)
         figures = measure_pooling(pool, cohort, sung.model_persons(), sizes, heard, partly)
         rows.append({"pooling": name, **{key: [round(x, 1) for x in values] for key, values in figures.items()}})
-    shipped = {name: shipped_scores(trials, vectors, cohort) for name, trials in sets.items()}
+    shipped = score_sets(sets, vectors, cohort)
     fold = FoldScores(sets, {name: scores.abstains for name, scores in shipped.items()})
     columns = {name: quality_columns(sets[name], vectors, scores) for name, scores in shipped.items()}
     measured = measure_measures(fold, columns)

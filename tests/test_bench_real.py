@@ -125,22 +125,44 @@ def test_nothing_is_known_of_others_by_any_of_the_models_of_who_is_heard():
 
     scores = trial_vectors.shipped_scores(twice, vectors, cohort)
 
-    assert (scores.is_own[0].tolist(), scores.voice.tolist()) == ([True] + [False] * 4 + [True], [0, 1, 2, 3, 4, 0])
-    between = scores.between
-    assert np.isneginf(between.others[[0, 0, 5, 5], [0, 5, 0, 5]]).all() and np.isfinite(between.others).sum() == 28
+    between, place = scores.between, scores.own_voice.tolist()
+    assert len({*place}) == 5 and place[0] == place[5] == scores.heard[0]
+    assert scores.heard[:5].tolist() == place[:5] and (scores.heard[5:] == -1).all()
+    assert np.isneginf(between.others[scores.own_voice, np.arange(6)]).all() and np.isfinite(between.others).sum() == 24
     assert between.cohort.shape == (24, 6) and (between.cohort >= 1.0).any()
     measured = scores.measured(model, near)
     others = np.arange(1, 5)
-    assert measured[0, others, 2] == pytest.approx(artist_crowding(between.select(others, others), near))
+    rest = scores.own_voice[others]
+    assert measured[0, others, 2] == pytest.approx(artist_crowding(between.select(rest, others), near))
     assert measured[0, others, 3] == pytest.approx(track_crowding(scores.norm[:1, others], -1.0)[0])
     for own in (0, 5):
-        of_own = artist_crowding(between.select(others, np.array([own])), near)
+        of_own = artist_crowding(between.select(rest, np.array([own])), near)
         assert measured[0, own, 2] == pytest.approx(of_own[0])
         near_track = track_crowding(scores.norm[:1, others], -1.0, own=np.array([-1]))[0, 0]
         assert measured[0, own, 3] == pytest.approx(near_track)
     # Of somebody else, the two ways in which one person is enrolled count as one voice.
     assert measured[1, 1, 3] == pytest.approx(track_crowding(scores.norm[1:2, :5], -1.0)[0, 1])
     assert measured[1, 1, 2] == pytest.approx(artist_crowding(between.select(np.arange(5), np.array([1])), near)[0])
+
+
+def test_artists_of_the_search_are_enrolled_beside_those_of_a_smaller_set():
+    """They crowd as if they were models of the set itself, and nothing is compared with them; nobody counts twice."""
+    trials, vectors = _search()
+    small = replace(trials, name="small", models=trials.models[:2])
+    near, model = NearLevels(artist=-1.0, track=-1.0, cohort=1.0), LlrModel((1.0, 0.0, -1.0, -1.0), 0.0)
+    cohort = scoring.prepare_cohort(fake_cohort().vectors, fake_cohort().person)
+
+    found = trial_vectors.score_sets({"strangers-sung": trials, "small": small}, vectors, cohort)
+
+    alone = trial_vectors.shipped_scores(small, vectors, cohort)
+    whole = found["strangers-sung"].measured(model, near)
+    np.testing.assert_allclose(found["small"].measured(model, near), whole[:, :2], atol=1e-6)
+    np.testing.assert_array_equal(found["small"].norm, alone.norm)
+    assert found["small"].crowd.shape == found["strangers-sung"].crowd.shape == (12, 5)
+    assert alone.crowd.shape == (12, 2)
+    assert (
+        (found["small"].measured(model, near)[..., 2:] != alone.measured(model, near)[..., 2:]).any(axis=(0, 1)).all()
+    )
 
 
 def test_models_are_enrolled_without_clips_that_have_too_little_voice():
@@ -338,15 +360,15 @@ def test_parts_of_a_mixture_and_persons_imitated_weigh_the_same_whatever_their_s
         if name in {*fit_builtin.PROBES.values(), fit_builtin.SPEECH}:
             norm[np.arange(5), np.arange(5)] += [2.0] * 4 + [0.5]  # the fifth is hard to tell
             music[:5] += 0.5
-        is_own = np.arange(len(trials.tests))[:, None] == np.arange(5)[None, :]
         shipped[name] = ShippedScores(
             norm,
             norm,
             music,
+            np.zeros(len(trials.tests), bool),
+            norm,
             Between(between, of_cohort),
             np.arange(5),
-            is_own,
-            np.zeros(len(trials.tests), bool),
+            np.where(np.arange(len(trials.tests)) < 5, np.arange(len(trials.tests)), -1),
         )
     fold = fit_builtin.FoldScores(sets, {name: np.zeros(len(trials.tests), bool) for name, trials in sets.items()})
 
@@ -359,7 +381,8 @@ def test_parts_of_a_mixture_and_persons_imitated_weigh_the_same_whatever_their_s
             scores,
             norm=scores.norm[rows],
             accompaniment=scores.accompaniment[rows],
-            is_own=scores.is_own[rows],
+            crowd=scores.crowd[rows],
+            heard=scores.heard[rows],
             abstains=scores.abstains[rows],
         )
         return fit_builtin.fit_mixture(some, {**shipped, name: part}, _population())[0]
@@ -433,7 +456,8 @@ def test_the_lower_part_counts_flags_and_abstentions(capsys):
     llrs[0, 0], llrs[1, 2], llrs[5, 3], llrs[11, 0] = 9, 9, 9, 9  # found; another's; a stranger; one that abstains
     nothing = np.zeros((12, 5))  # of the scores that the llrs were made of
     shipped = ShippedScores(
-        nothing, nothing, nothing[:, 0], nothing[:5], np.arange(5), nothing.astype(bool), np.arange(12) == 11
+        *(nothing, nothing, nothing[:, 0], np.arange(12) == 11),
+        *(nothing, Between(nothing[:5], nothing[:5]), np.arange(5), np.full(12, -1)),
     )
     sets = dict.fromkeys((*fit_builtin.STRANGER_SETS, "strangers-mixes", "instrumentals", "mix-mir1k"), trials)
     sets |= dict.fromkeys(("clone-singing", "clone-speech"), trials)
