@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -142,20 +142,26 @@ def together(between: Between, model: LlrModel, near: NearLevels) -> Together:
 
 
 def beside(llrs: np.ndarray, others: np.ndarray, between: Between, model: LlrModel, near: NearLevels) -> np.ndarray:
-    """What crowding makes of the llrs of tracks, each with one artist, where others are enrolled beside it.
+    """What crowding makes of the llrs of tracks, each with one artist of a gallery.
+
+    An artist stands in the place of its own voice in the gallery, or of the last voice where it is not among them.
 
     Parameters
     ----------
     llrs : (n,) float
         Before crowding is taken off.
-    others : (n, n_others) float
-        llrs of the tracks with the others, before crowding is taken off; -inf with who is not beside the artist.
+    others : (n, size) float
+        llrs of the tracks with the voices of the gallery, before crowding is taken off; -inf with the artist's own.
     between : Between
-        The others' voices with the artist of each track, (n_others, n); -inf as in `others`.
+        The voices of the gallery with the artist of each track, (size, n); -inf with the artist's own.
     model, near
         Of a calibration.
     """
     of_artist, of_track = _crowding_weights(model)
+    is_beside = np.isfinite(others)
+    is_beside[is_beside.all(axis=1), -1] = False
+    others = np.where(is_beside, others, -np.inf)
+    between = replace(between, others=np.where(is_beside.T, between.others, -np.inf))
     tracks = crowding.track_crowding(others, near.track, np.full(1, -1))[:, 0]
     found: np.ndarray = np.round(llrs + of_artist * crowding.artist_crowding(between, near) + of_track * tracks, 2)
     return found

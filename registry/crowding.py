@@ -30,15 +30,16 @@ from registry.scoring import CohortModel
 #: Share of all comparisons with another voice that come near: that reach the levels which a calibration keeps.
 NEAR_SHARE = 0.01
 
-#: Near voices that are credited beside those counted and those expected, so that a few say little: where twenty artists
-#: are enrolled, one takes off 0.1 and two 0.3.
+#: Near voices that are credited beside those counted and those expected, so that a few say little: where thirty others
+#: are enrolled, one takes off 0.1 and two 0.2.
 CREDIT = 2.0
 
 #: Voices that an artist or a track is compared with: three are expected to be near.
 MOST_VOICES = 300
 
 #: With fewer other artists the cohort's voices count too, the fewer the more: all of them where there is nobody else.
-#: They tell less of an artist than others do who are enrolled.
+#: They tell less of an artist than others do who are enrolled. With 5 and 20 artists they are a gain on fold A
+#: (`scripts/try_scoring.py`); where they should end is by judgement.
 ENOUGH_OTHERS = 30
 
 #: Part of what a calibration is of (`registry.calibration.CONSTANTS`).
@@ -76,6 +77,7 @@ class NearLevels:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NearLevels:
         """Read what `as_dict` gave; `ValueError` where it is not that."""
+        # One without a level for the cohort is from before it was counted: of another way of scoring, but read.
         levels = {name: math.inf if level is None else level for name, level in {"cohort": None, **values}.items()}
         # At or above NaN nobody is, and at or above -inf are also voices that are not compared.
         if set(levels) != {"artist", "track", "cohort"} or not all(
@@ -182,7 +184,7 @@ def score_between(
 
     Who is whose own it cannot know: that is the caller's to take out of `others`.
     """
-    if centres is None and len(starts):
+    if centres is None:
         centres = scoring.artist_centres(templates, starts, cohort)
     artists = templates, starts, cohort
     return Between(

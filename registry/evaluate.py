@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -391,11 +391,8 @@ def _own_in_galleries(scores: TrialScores, calibration: Calibration, size: int) 
     galleries = random_galleries(len(scores.model_person), size, N_GALLERIES)
     found = np.full((len(scores.row_track), len(galleries)), -np.inf)
     for column, voices in enumerate(galleries):
-        is_beside = voices[None, :] != own[:, None]
-        is_beside[is_beside.all(axis=1), -1] = False  # the artist stands in the place of the last one
-        others = np.where(is_beside, llrs[:, voices], -np.inf)
+        others = np.where(voices[None, :] == own[:, None], -np.inf, llrs[:, voices])
         between = scores.between.select(voices, own)
-        between = replace(between, others=np.where(is_beside.T, between.others, -np.inf))
         found[rows, column] = beside(llrs[np.arange(len(own)), own], others, between, calibration.llr, calibration.near)
     return scores.of_tracks(found)
 

@@ -338,7 +338,8 @@ def _part_in_words(part: Part) -> str:
         return text
     if part.value == 0:
         return f"{part.measure} 0: no more other voices near the {whom} than expected"
-    return f"{text}: {10**part.value:.1f} times as many other voices near the {whom} as expected"
+    counted = ", the cohort's counted while few are enrolled" if whom == "artist" else ""
+    return f"{text}: {10**part.value:.1f} times as many other voices near the {whom} as expected{counted}"
 
 
 def _ranking_lines(found: Explanation) -> list[str]:

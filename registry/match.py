@@ -151,7 +151,8 @@ class Matcher:
 
         Called with every track, inside the transaction that keeps its scan, so that a withdrawal works at once also in
         a batch that runs for hours. Nobody is added: what is matched stays pinned to one state of the registry
-        otherwise. Whoever is left out crowds the others no more, whose llrs may rise from then on.
+        otherwise. Whoever is left out crowds the others no more, whose llrs may rise from then on; or fall, where so
+        few are left that the cohort stands in.
         """
         if self._store.rights == self._rights and not (self._next_expiry and self._next_expiry <= now()):
             return False

@@ -173,7 +173,7 @@ def left_out(store: Store, notify: Callable[[str], None], *, run_id: int | None 
         notify(f"{name}: left out, {why}; `likeness consents add` records another")
     if names:
         notify(
-            "what the voices that are left out took off the scores of others (crowding) is kept as it was; `likeness "
+            "what crowding took off the scores of others is kept as it was with those who are left out now; `likeness "
             "batch` examines the tracks without them"
         )
     return over

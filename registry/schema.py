@@ -286,7 +286,7 @@ def m004_calibration(db: Database) -> None:
 
 @migrations()
 def m005_crowding(db: Database) -> None:
-    """What the llr of a match is lower by where other enrolled voices come near."""
+    """What the llr of a match is lower by where other voices come near."""
     db.executescript(
         """
         -- What crowding took off llr, at least 0 (registry/crowding.py). Scans from before this column say 0.

@@ -300,10 +300,12 @@ def _neighbour_lines(standing: Standing) -> list[str]:
 def _crowding_lines(standing: Standing) -> list[str]:
     if not standing.taken_off:
         return []
+    is_alike = any(one.reaches_threshold for one in standing.neighbours or ())
+    merge = ". Two names of one person should be merged (`likeness artists merge`)" if is_alike else ""
     return [
         "Other voices, enrolled ones or the cohort's, come near this artist more often than usual: "
         f"{standing.taken_off:.2f} is taken off each of its log10 likelihood ratios, so that no more strangers are "
-        "taken for it than for others. Two names of one person should be merged (`likeness artists merge`)"
+        f"taken for it than for others{merge}"
     ]
 
 

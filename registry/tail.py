@@ -14,7 +14,7 @@ Hosking and Wallis 1987, Parameter and quantile estimation for the generalized P
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -131,7 +131,7 @@ def random_galleries(
     return chosen
 
 
-def gallery_maxima(
+def gallery_scores(
     scores: np.ndarray,
     size: int,
     n_galleries: int,
@@ -140,8 +140,8 @@ def gallery_maxima(
     together: Together | None = None,
     own: np.ndarray | None = None,
     seed: int = 0,
-) -> np.ndarray:
-    """Best score of each track over random galleries.
+) -> Iterator[np.ndarray]:
+    """Scores of all tracks with the voices of random galleries, gallery by gallery: (n_tracks, size) float each.
 
     Parameters
     ----------
@@ -155,23 +155,31 @@ def gallery_maxima(
         What becomes of the scores with the voices of a gallery.
     own : (n_tracks,) int, optional
         Which voice is the track's own, -1 where none is.
-
-    Returns
-    -------
-    (n_galleries or 1, n_tracks) float
     """
     n_voices = scores.shape[1]
-    chosen = random_galleries(n_voices, size, n_galleries, first=first, seed=seed)
     own = np.full(len(scores), -1) if own is None else own
-    maxima = np.empty((len(chosen), len(scores)))
-    for best, voices in zip(maxima, chosen, strict=True):
+    for voices in random_galleries(n_voices, size, n_galleries, first=first, seed=seed):
         found = scores[:, voices]
         if together is not None:
             place = np.full(n_voices + 1, -1)  # the last one is that of -1
             place[voices] = np.arange(size)
             found = together(found, voices, place[own])
-        best[:] = found.max(axis=1)
-    return maxima
+        yield found
+
+
+def gallery_maxima(
+    scores: np.ndarray,
+    size: int,
+    n_galleries: int,
+    *,
+    first: np.ndarray | None = None,
+    together: Together | None = None,
+    own: np.ndarray | None = None,
+    seed: int = 0,
+) -> np.ndarray:
+    """Best score of each track over random galleries, (n_galleries or 1, n_tracks) float; as `gallery_scores`."""
+    tables = gallery_scores(scores, size, n_galleries, first=first, together=together, own=own, seed=seed)
+    return np.stack([found.max(axis=1) for found in tables])
 
 
 def fit_pareto(excesses: np.ndarray, weights: np.ndarray) -> tuple[float, float]:

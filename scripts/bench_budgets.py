@@ -49,6 +49,8 @@ from registry.match import encoder_calibration
 BUDGETS = (0.03, 0.01, 0.003)
 SIZES = (1, 5, 50, 100)
 N_GALLERIES = 20
+#: Voices, in so many galleries together, whose single comparisons budget / N is found by.
+N_COMPARED = 1000
 N_RESAMPLES = 1000
 N_SPLITS = 20
 SIMULATED_SIZES = (100, 1_000, 10_000, 100_000, 1_000_000)
@@ -87,14 +89,26 @@ def false_flags(calibration: Calibration, population: Population, threshold: flo
     return Rate(value, float(low), float(high), max(0.0, value - spread), value + spread, n, len(hits), hits.sum())
 
 
-def plain_threshold(scores: np.ndarray, population: Population, budget: float, n_artists: int) -> float:
-    """What budget / N of the single comparisons reach: the field's usual way (Bonferroni)."""
-    weights = np.repeat(tail.stranger_weights(*population.codes()), scores.shape[1])
-    flat = scores.ravel()
+def plain_threshold(comparisons: Sequence[np.ndarray], population: Population, budget: float, n_artists: int) -> float:
+    """What budget / N of the single comparisons reach: the field's usual way (Bonferroni).
+
+    `comparisons` : llrs of the tracks of the population with the voices of some galleries, (n_tracks, size) each.
+    """
+    flat = np.concatenate([scores.ravel() for scores in comparisons])
+    weights = tail.stranger_weights(*population.codes())
+    weights = np.concatenate([np.repeat(weights, scores.shape[1]) for scores in comparisons])
     judged = np.isfinite(flat)
     order = np.argsort(-flat[judged])
     share = np.cumsum(weights[judged][order]) / weights[judged].sum()
     return float(flat[judged][order][min(np.searchsorted(share, budget / n_artists - 1e-12), len(order) - 1)])
+
+
+def single_comparisons(calibration: Calibration, population: Population, size: int) -> list[np.ndarray]:
+    """Llrs of strangers with the artists of galleries of a size, as these crowd one another; for `plain_threshold`."""
+    enrolled = population.enrolled(calibration.llr, calibration.near)
+    n_galleries = max(1, min(N_GALLERIES, N_COMPARED // size))
+    llrs = population.llr(calibration.llr)
+    return [*tail.gallery_scores(llrs, size, n_galleries, first=population.sings, seed=SEED, **enrolled)]
 
 
 # --- within fold A ----------------------------------------------------------------------------------------------------
@@ -123,7 +137,7 @@ def held_out(calibration: Calibration, population: Population) -> list[Row]:
             ways = {
                 "tail": tail.threshold_for(fitted, budget, size),
                 "tail, no margin": tail.threshold_for(replace(fitted, margin=1.0), budget, size),
-                "budget / N": plain_threshold(part.llr_of_all(model, near), part, budget, size),
+                "budget / N": plain_threshold([part.llr_of_all(model, near)], part, budget, size),
             }
             for way, threshold in ways.items():
                 rate = float((maxima >= threshold).mean(axis=0) @ weights)
@@ -208,19 +222,27 @@ def simulated_rows(
     n_strangers = len(heard.starts)
     for way in ("real", "gaussian", "mixture", "resampled"):
         rng = np.random.default_rng([SEED, len(way)])
-        best, n = np.full(n_strangers, -np.inf), 0
         real = rng.permutation(means).astype(np.float32)
+        enough = crowding.MOST_VOICES
+        # The first are the voices that all are compared with; with fewer artists, those there are.
+        first = real[:enough] if way == "real" else simulate(means, groups, way, enough, rng)
+        crowd, best, n = first[:0], np.full(n_strangers, -np.inf), 0
         for size in sizes if way != "real" else [size for size in sizes if size <= len(real)]:
+            if len(crowd) < min(size, len(first)):
+                crowd, best, n = first[:size], np.full(n_strangers, -np.inf), 0
+                alone = np.arange(len(crowd))
             while n < size:
-                chunk = min(50_000, size - n)
-                voices = real[n : n + chunk] if way == "real" else simulate(means, groups, way, chunk, rng)
+                chunk = len(crowd) if n == 0 else min(50_000, size - n)
+                if n == 0 or way == "real":
+                    voices = (first if n == 0 else real[n:])[:chunk]
+                else:
+                    voices = simulate(means, groups, way, chunk, rng)
                 each = np.arange(chunk)
                 centres = scoring.artist_centres(voices, each, cohort)
                 raw = np.maximum.reduceat(heard.stretches @ voices.T, heard.starts, axis=0)
                 norm = (raw - (centres[None, :] + heard.centres[:, None]) / 2) / cohort.spread
-                if n == 0:  # the first are the voices that all are compared with
-                    crowd, alone = voices[: crowding.MOST_VOICES], np.arange(min(len(voices), crowding.MOST_VOICES))
-                    near = llr_of(measures(norm[:, alone], heard.accompaniment[:, None]), calibration.llr)
+                if n == 0:
+                    near = llr_of(measures(norm, heard.accompaniment[:, None]), calibration.llr)
                 own = np.where(n + each < len(crowd), n + each, -1)
                 between = crowding.score_between(crowd, alone, voices, each, cohort, centres=centres)
                 between.others[own[own >= 0], np.flatnonzero(own >= 0)] = -np.inf
@@ -247,9 +269,9 @@ def simulated_rows(
 
 def budget_rows(calibration: Calibration, chosen: Population, reported: Population, sizes: Sequence[int]) -> list[Row]:
     """FPIR by size and budget, of the tail and of plain budget / N."""
-    known = chosen.llr_of_all(calibration.llr, calibration.near)
     rows = []
     for size in sizes:
+        known = single_comparisons(calibration, chosen, size)
         for budget in BUDGETS:
             ways = {
                 "tail": tail.threshold_for(calibration.tail, budget, size),

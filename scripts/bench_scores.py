@@ -13,7 +13,7 @@ raw, pooled and as-norm are made as the shipped ones are, by a straight line fit
 fit is for: six kinds of targets alike, five kinds of nontargets alike. ``cllr_loss`` is what calibration loses, Cllr
 less its minimum; the system ``own line`` is what a straight line would lose that is fitted on fold A to the very kind
 that it is measured on, on fold B or, as ``own line, fold A``, on the trials it was fitted to; ``right ones, simulated``
-what llrs without any fault would lose with as many targets. FNIR: enrolled voices
+what llrs without any fault would lose with as many targets, were they independent. FNIR: enrolled voices
 missed at the one threshold at which 1 % of strangers' tracks are flagged, speaking, singing and singing over music at
 +6 and +0 dB alike; trials ``NAME@1e-2``. Clones count by person imitated. 95 % intervals by bootstrap over persons.
 
@@ -37,14 +37,14 @@ from typing import Any
 import numpy as np
 from bench_real import Row, verification
 from fit_builtin import PROBES, STRANGER_SETS, FoldScores, budget_point, missed_everywhere, mixture
-from make_trials import Pairs, TrialSet, build_trials
+from make_trials import TrialSet, build_trials
 from trial_audio import DEFAULT_AUDIO
 from trial_vectors import DEFAULT_CACHE, House, embed_items, mean_scores, score_sets
 
 from embeddings.model_dir import HOUSE
 from registry import intervals, llr, scoring
 from registry.calibration import Calibration
-from registry.llr_metrics import cllr, cllr_min, cllr_min_of
+from registry.llr_metrics import cllr, cllr_min
 from registry.match import encoder_calibration
 
 SYSTEMS = ("raw", "pooled", "as-norm", "calibrated")
@@ -123,8 +123,14 @@ def group_rows(fold: Fold, system: str, line: tuple[float, float], n_resamples: 
         rows.append(Row(group, system, "eer_pct", *(round(100 * x, 2) for x in (eer.value, eer.low, eer.high)), n))
         rows.append(Row(group, system, "min_dcf", *(round(x, 4) for x in (dcf.value, dcf.low, dcf.high)), n))
         llrs = line[0] * scores[chosen] + line[1]
-        for metric, estimate in calibration_loss(pairs, llrs, chosen, n_resamples, name in BY_TARGET).items():
-            rows.append(Row(group, system, metric, *(round(x, 4) for x in estimate), n))
+        target, persons = pairs.is_target[chosen], (pairs.enroll_person[chosen], pairs.test_person[chosen])
+        weights = trial_weights(name, target, persons[1])
+        cost = intervals.bootstrap_cllr(llrs, target, *persons, weights=weights, n_resamples=n_resamples)
+        least = cllr_min(llrs[target], llrs[~target], weights[target], weights[~target])
+        rows.append(Row(group, system, "cllr", *(round(x, 4) for x in (cost.value, cost.low, cost.high)), n))
+        # No intervals: the least possible cost of resampled trials is lower still, for many of them are there twice.
+        rows.append(Row(group, system, "cllr_min", round(least, 4), None, None, n))
+        rows.append(Row(group, system, "cllr_loss", round(cost.value - least, 4), None, None, n))
     target, others, weights, other_weights = fitted_trials(fold, system)
     parts = line[0] * target + line[1], line[0] * others + line[1], weights, other_weights
     n = len(target) + len(others)
@@ -134,75 +140,59 @@ def group_rows(fold: Fold, system: str, line: tuple[float, float], n_resamples: 
     return rows
 
 
-def calibration_loss(
-    pairs: Pairs, llrs: np.ndarray, chosen: np.ndarray, n_resamples: int, by_target: bool
-) -> dict[str, tuple[float, float, float]]:
-    """Cllr, its minimum and the difference, each with the ends of its interval; persons are drawn alike for all."""
-    target, persons = pairs.is_target[chosen], (pairs.enroll_person[chosen], pairs.test_person[chosen])
-    how: dict[str, Any] = {"n_resamples": n_resamples}
-    if by_target:
-        how["weights"] = intervals.balanced_weights(target, persons[1])
-    cost = intervals.bootstrap_cllr(llrs, target, *persons, **how)
-    least = intervals.bootstrap_verification(llrs, target, *persons, metrics={"cllr_min": cllr_min_of}, **how)[
-        "cllr_min"
-    ]
-    low, high = np.nanpercentile(cost.replicates - least.replicates, [2.5, 97.5])
-    return {
-        "cllr": (cost.value, cost.low, cost.high),
-        "cllr_min": (least.value, least.low, least.high),
-        "cllr_loss": (cost.value - least.value, float(low), float(high)),
-    }
+def trial_weights(name: str, target: np.ndarray, test_person: np.ndarray) -> np.ndarray:
+    """How much each trial of a set counts: all alike, or with clones the persons imitated alike."""
+    return intervals.balanced_weights(target, test_person) if name in BY_TARGET else np.ones(len(target))
 
 
-def own_line_rows(chosen: Fold, reported: Fold, n_resamples: int) -> list[Row]:
+def own_line_rows(chosen: Fold, reported: Fold) -> list[Row]:
     """What a line loses that is fitted to the shipped llrs of one kind alone on fold A, on fold B and on fold A."""
     rows = []
     for group, name in GROUPS.items():
-        pairs, at, llrs = judged(chosen, name)
-        target, weights = pairs.is_target[at], np.ones(len(at))
-        if name in BY_TARGET:
-            weights = intervals.balanced_weights(target, pairs.test_person[at])
-        (slope,), intercept = llr.fit_weights(
-            llrs[target, None], llrs[~target, None], weights[target], weights[~target]
-        )
+        target, other, *weights = judged(chosen, name)
+        slope, intercept = llr.fit_weights(target[:, None], other[:, None], *weights)
         for system, fold in (("own line", reported), ("own line, fold A", chosen)):
-            pairs, at, llrs = judged(fold, name)
-            losses = calibration_loss(pairs, slope * llrs + intercept, at, n_resamples, name in BY_TARGET)
-            figures = (round(x, 4) for x in losses["cllr_loss"])
-            rows.append(Row(group, system, "cllr_loss", *figures, len(at)))
+            target, other, *weights = judged(fold, name)
+            lined = slope[0] * target + intercept, slope[0] * other + intercept, *weights
+            loss = cllr(*lined) - cllr_min(*lined)
+            rows.append(Row(group, system, "cllr_loss", round(loss, 4), None, None, len(target) + len(other)))
     return rows
 
 
 def right_rows(rows: Sequence[Row], reported: Fold, seed: int = 1) -> list[Row]:
-    """What llrs lose that are right, on as many trials with the same EER: Gaussians, all trials independent.
+    """What llrs lose that are right, on as many trials with the same EER: Gaussians, each trial independent.
 
     The least possible cost is fitted to the trials, so that it is lower than the best that is possible on others.
+    Clones are left out: there are 30 and more of a person, which tell less than as many of others would.
     """
     rng = np.random.default_rng(seed)
     eers = {row.trials: row.value / 100 for row in rows if (row.system, row.metric) == ("calibrated", "eer_pct")}
     found = []
     for group, name in GROUPS.items():
-        pairs, at, _ = judged(reported, name)
-        n_targets = int(pairs.is_target[at].sum())
+        if name in BY_TARGET:
+            continue
+        n_targets, n_others = (len(part) for part in judged(reported, name)[:2])
         # Natural llrs with the variance s2 have the means s2 / 2 and -s2 / 2; the EER is the share beyond 0.
-        spread = -2 * NormalDist().inv_cdf(eers[group])
+        spread = -2 * NormalDist().inv_cdf(max(eers[group], 0.001))
         losses = []
         for _ in range(N_SIMULATED):
             target, other = (
                 (mean + spread * rng.standard_normal(n)) / np.log(10)
-                for mean, n in ((spread**2 / 2, n_targets), (-(spread**2) / 2, len(at) - n_targets))
+                for mean, n in ((spread**2 / 2, n_targets), (-(spread**2) / 2, n_others))
             )
             losses.append(cllr(target, other) - cllr_min(target, other))
         figures = (round(float(x), 4) for x in (np.mean(losses), *np.quantile(losses, [0.025, 0.975])))
-        found.append(Row(group, LOSSES[-1], "cllr_loss", *figures, len(at)))
+        found.append(Row(group, LOSSES[-1], "cllr_loss", *figures, n_targets + n_others))
     return found
 
 
-def judged(fold: Fold, name: str) -> tuple[Pairs, np.ndarray, np.ndarray]:
-    """The pairs of a set, which of them do not abstain, and the shipped llr of each of those."""
+def judged(fold: Fold, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Shipped llrs of the targets and nontargets of a set that do not abstain, and how much each counts."""
     pairs = fold.sets[name].pairs()
     at = np.flatnonzero(~fold.abstains[name][pairs.test_index])
-    return pairs, at, fold.scores["calibrated"][name][pairs.test_index[at], pairs.enroll_index[at]]
+    llrs, target = fold.scores["calibrated"][name][pairs.test_index[at], pairs.enroll_index[at]], pairs.is_target[at]
+    weights = trial_weights(name, target, pairs.test_person[at])
+    return llrs[target], llrs[~target], weights[target], weights[~target]
 
 
 def search_rows(fold: Fold, system: str) -> list[Row]:
@@ -275,11 +265,10 @@ def print_table(rows: Sequence[Row]) -> None:
         print(f"{trials:28}{metric:10}" + "".join(f"{text:>24}" for text in texts))
     losses = {group: found[group, "cllr_loss"] for group in GROUPS if (group, "cllr_loss") in found}
     if losses:
-        print("\nwhat calibration loses (95 % over persons)" + "".join(f"{name:>26}" for name in LOSSES))
+        print(f"\n{'what calibration loses':28}" + "".join(f"{name:>24}" for name in LOSSES))
     for group, cells in losses.items():
-        parts = [cells[name] for name in LOSSES]
-        texts = [f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f})" for row in parts]
-        print(f"{group:42}" + "".join(f"{text:>26}" for text in texts))
+        texts = [f"{cells[name].value:.3f}" if name in cells else "" for name in LOSSES]
+        print(f"{group:28}" + "".join(f"{text:>24}" for text in texts))
     for row in rows:
         if row.trials == "speed":
             print(f"{row.n:,} templates, a track of four minutes: {row.system} {row.value:g} {row.metric}")
@@ -311,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             line = (1.0, 0.0) if system == "calibrated" else straight_line(chosen, system)
             rows += group_rows(reported, system, line, N_RESAMPLES)
             rows += search_rows(reported, system)
-        rows += own_line_rows(chosen, reported, N_RESAMPLES)
+        rows += own_line_rows(chosen, reported)
         rows += right_rows(rows, reported)
     rows += speed_rows(cohort)
     print_table(rows)

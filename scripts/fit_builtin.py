@@ -516,6 +516,7 @@ def card_section(
     nearest : sequence of (score, person of train/, person of dev/), optional
         From `training.overlap.nearest_persons`.
     """
+    near = calibration["near"]
     fitted = calibration["llr"]
     weights = " ".join(f"{weight:+.3f} {name}" for name, weight in fitted["weights"].items()).lstrip("+")
     strangers = Tail.from_dict(calibration["tail"])
@@ -530,8 +531,8 @@ def card_section(
             f"{calibration['source']}.",
             "",
             f"llr (log10) = {weights} {fitted['intercept']:+.3f}, others near from a norm_score of "
-            f"{calibration['near']['artist']:.2f} and an llr of {calibration['near']['track']:.2f} on. Positives: "
-            f"{fitted['positives']}. Negatives: "
+            f"{near['artist']:.2f} (voices of the cohort: {near['cohort']:.2f}) and an llr of {near['track']:.2f} on. "
+            f"Positives: {fitted['positives']}. Negatives: "
             f"{fitted['negatives']}.",
             "",
             f"Thresholds on it follow from the false-flag budget and the number of artists, by the tail of the best "

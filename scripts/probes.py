@@ -61,8 +61,7 @@ class ProbeTracks:
         others = llr_of(measures(self.others, self.accompaniment[:, None]), model)
         below, each = np.zeros(len(plain)), np.arange(len(plain))
         for voices in galleries:
-            # A person's own voice among them is not compared, and not counted: the artist is in its place.
-            llrs = beside(plain, others[:, voices[:-1]], self.between.select(voices[:-1], each), model, near)
+            llrs = beside(plain, others[:, voices], self.between.select(voices, each), model, near)
             below += self.abstains | (llrs < threshold)
         share: np.ndarray = below / len(galleries)
         return share

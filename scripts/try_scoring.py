@@ -53,7 +53,7 @@ from trial_vectors import DEFAULT_CACHE, House, ItemVectors, ShippedScores, embe
 from embeddings.model_dir import HOUSE
 from registry import condense, llr, metrics, scoring, tail
 from registry.calibration import Calibration
-from registry.crowding import Between
+from registry.crowding import ENOUGH_OTHERS, Between
 from registry.llr_metrics import cllr
 from registry.match import encoder_calibration
 from registry.report import table_text
@@ -408,6 +408,8 @@ def measure_crowding(
     for size in (*CROWDED_SIZES, len(population.voices)):
         galleries = tail.random_galleries(len(population.voices), size, tail.N_GALLERIES, first=population.sings)
         for way, (of_artists, of_tracks, with_cohort) in CROWDING.items():
+            if not with_cohort and size > ENOUGH_OTHERS:
+                continue  # it does not count there
             score, music, *off = calibration.llr.weights
             model = llr.LlrModel((score, music, of_artists * off[0], of_tracks * off[1]), calibration.llr.intercept)
             strangers, heard = population, probes
@@ -433,7 +435,7 @@ def measure_crowding(
 
 def without_cohort(between: Between) -> Between:
     """As if the cohort had nobody."""
-    return Between(between.others, between.cohort[:0])
+    return replace(between, cohort=between.cohort[:0])
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------

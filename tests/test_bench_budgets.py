@@ -11,12 +11,25 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
-from bench_budgets import ALIKE, TWIN, false_flags, group_of, moved, plain_threshold, simulate
+from bench_budgets import (
+    ALIKE,
+    N_GALLERIES,
+    TWIN,
+    false_flags,
+    group_of,
+    heard_strangers,
+    moved,
+    plain_threshold,
+    simulate,
+    simulated_rows,
+    single_comparisons,
+)
 from populations import Population
 
+from registry import crowding, scoring
 from registry.calibration import Calibration
-from registry.crowding import Between
-from tests.fakes import crowded
+from registry.crowding import Between, score_between
+from tests.fakes import DIM, crowded, fake_cohort, singer, unit
 from tests.trial_fakes import calibration
 
 
@@ -84,7 +97,45 @@ def test_a_voice_that_others_of_the_gallery_come_near_is_flagged_at_a_higher_sco
 def test_plain_threshold_is_reached_by_the_budget_divided_by_the_artists():
     scores = np.arange(1000.0).reshape(100, 10)
 
-    assert plain_threshold(scores, population(100, 1, scores), 0.1, 10) == 990.0  # 1 % of 1,000 comparisons: ten
+    assert plain_threshold([scores], population(100, 1, scores), 0.1, 10) == 990.0  # 1 % of 1,000 comparisons: ten
+
+
+def test_single_comparisons_are_of_artists_as_they_crowd_in_galleries_of_a_size():
+    """Of a cohort of twenty all are near the first voice: alone it has more taken off than beside three others."""
+    heard = population(10, 1, np.zeros((10, 4)))
+    cohort = np.zeros((20, 4))
+    cohort[:, 0] = 9.0
+    heard = replace(heard, between=replace(heard.between, cohort=cohort))
+    near = Calibration.from_dict(crowded(calibration().content, cohort=9.0))
+
+    alone, together = (single_comparisons(near, heard, size) for size in (1, 4))
+
+    assert [table.shape for table in alone] == [(10, 1)] * N_GALLERIES
+    with_cohort, beside_three = (np.log10((2 + 20 * s) / (2 + 0.01 * (n + 20 * s))) for n, s in ((0, 1), (3, 0.9)))
+    assert {float(llr) for table in alone for llr in table.ravel()} == {0.0, -round(float(with_cohort), 2)}
+    (table,) = together
+    assert table.min(axis=0).tolist() == table.max(axis=0).tolist()
+    assert sorted(table[0].tolist()) == [-round(float(beside_three), 2), 0.0, 0.0, 0.0]
+
+
+def test_simulated_artists_are_compared_with_as_many_voices_as_the_registry_takes(monkeypatch):
+    """At most ten here, and with fewer artists with all of them."""
+    compared = []
+
+    def spy(voices, voice_starts, templates, starts, cohort, **given):
+        compared.append((len(voices), len(templates)))
+        return score_between(voices, voice_starts, templates, starts, cohort, **given)
+
+    monkeypatch.setattr(crowding, "MOST_VOICES", 10)
+    monkeypatch.setattr(crowding, "score_between", spy)
+    cohort = scoring.prepare_cohort(fake_cohort().vectors, fake_cohort().person)
+    means = unit(np.random.default_rng(3).standard_normal((8, DIM)))
+    heard = heard_strangers([singer(axis, 3, seed=axis) for axis in range(4)], cohort)
+
+    rows = simulated_rows(calibration(), cohort, means, ["x"] * 8, heard, [5, 12, 20])
+
+    assert compared == [(5, 5)] + [(5, 5), (10, 10), (10, 2), (10, 8)] * 3  # the real ones are eight
+    assert [row.trials for row in rows if row.system == "gaussian"] == [f"simulated-{n}@1e-2" for n in (5, 12, 20)]
 
 
 def test_moved_vectors_have_the_cosine_asked_for():

@@ -11,10 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
-from bench_scores import GROUPS, LOSSES, Fold, Row, calibration_loss, own_line_rows, print_table, right_rows
-
-from registry.intervals import balanced_weights
-from registry.llr_metrics import cllr, cllr_min
+from bench_scores import GROUPS, LOSSES, Fold, Row, own_line_rows, print_table, right_rows
 
 N = 60
 
@@ -42,30 +39,11 @@ def fold(seed: int, *, slope: float = 1.0, offset: float = 0.0) -> Fold:
     return Fold(sets, abstains, {"calibrated": dict.fromkeys(sets, llrs)})
 
 
-@pytest.mark.parametrize("by_target", [False, True])
-def test_what_calibration_loses_is_what_cllr_has_above_its_least(by_target):
-    pairs, rng = pairs_of(3), np.random.default_rng(1)
-    chosen = np.flatnonzero(pairs.test_index != 4)  # one person has two tracks
-    llrs = rng.normal(0, 1, len(chosen)) + pairs.is_target[chosen]
-
-    found = calibration_loss(pairs, llrs, chosen, 50, by_target)
-
-    own = pairs.is_target[chosen]
-    weights = balanced_weights(own, pairs.test_person[chosen]) if by_target else np.ones(len(chosen))
-    parts = llrs[own], llrs[~own], weights[own], weights[~own]
-    assert found["cllr"][0] == pytest.approx(cllr(*parts))
-    assert found["cllr_min"][0] == pytest.approx(cllr_min(*parts))
-    value, low, high = found["cllr_loss"]
-    assert value == pytest.approx(cllr(*parts) - cllr_min(*parts)) and 0 < low < high
-    # Persons are drawn alike for both, so the difference moves less than either.
-    assert high - low < max(end - start for _, start, end in (found["cllr"], found["cllr_min"]))
-
-
 def test_a_line_for_one_kind_is_fitted_on_one_fold_and_loses_little_on_another_that_it_is_right_for():
     wrong = {"slope": 0.4, "offset": 1.0}
 
-    rows = own_line_rows(fold(1, **wrong), fold(2, **wrong), 20)
-    other = own_line_rows(fold(1, **wrong), fold(2), 20)
+    rows = own_line_rows(fold(1, **wrong), fold(2, **wrong))
+    other = own_line_rows(fold(1, **wrong), fold(2))
 
     of = {(row.trials, row.system): row for row in rows}
     assert {(row.metric, row.n) for row in rows} == {("cllr_loss", N * (2 * N - 1))}
@@ -79,12 +57,11 @@ def test_right_llrs_lose_what_so_many_targets_let_them_seem_to():
 
     few = right_rows(rows, fold(1))
 
-    assert {(row.trials, row.system, row.metric) for row in few} == {
-        (group, LOSSES[-1], "cllr_loss") for group in GROUPS
-    }
+    kinds = [group for group in GROUPS if not group.startswith("clones")]
+    assert [(row.trials, row.system, row.metric) for row in few] == [(kind, LOSSES[-1], "cllr_loss") for kind in kinds]
     assert all(0.01 < row.low < row.value < row.high < 0.08 for row in few)
     # The made-up llrs are right, with a spread of 2 about means of 2 and -2, which is an EER of 16 %.
-    losses = [own.value for own in own_line_rows(fold(1), fold(2), 20) if own.system == "own line"]
+    losses = [own.value for own in own_line_rows(fold(1), fold(2)) if own.system == "own line"]
     assert losses[0] == pytest.approx(few[0].value, abs=0.02)
 
 
@@ -94,6 +71,6 @@ def test_losses_are_printed_where_there_are_any(capsys):
     print_table(rows)
 
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("clones of speech")]
-    assert len(lines) == 1 and lines[0].count("0.125 (0.062 to 0.250)") == len(LOSSES)
+    assert len(lines) == 1 and lines[0].count("0.125") == len(LOSSES)
     print_table([Row("speed", "loop over artists", "seconds", 2.0, None, None, 100)])
     assert "loses" not in capsys.readouterr().out

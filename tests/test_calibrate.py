@@ -156,11 +156,13 @@ def test_persons_count_alike_however_many_recordings_they_have(scores):
     assert -llr.intercept / llr.weights[0] == pytest.approx(2, abs=0.4)
 
 
-def test_each_person_is_judged_by_a_fit_without_that_person(scores):
-    """Of persons who become like everybody else nothing is in the fit that judges them."""
+@pytest.mark.parametrize("n_persons", [20, 40])
+def test_each_person_is_judged_by_a_fit_without_that_person(n_persons):
+    """Of persons who become like everybody else nothing is in the fit that judges them; with 20 the cohort counts."""
+    scores = make_scores(n_persons, 6)
     others = scores.norm.copy()
     own = scores.track_person == 3
-    others[np.ix_(own, np.arange(40) != 3)] += 2.0
+    others[np.ix_(own, np.arange(n_persons) != 3)] += 2.0
     others[~own, 3] += 2.0
     between = Between(scores.between.others.copy(), scores.between.cohort.copy())
     between.others[3, :], between.others[:, 3], between.cohort[:, 3] = 9.0, 9.0, 9.0

@@ -60,6 +60,10 @@ def random_artists(artist_ids: list[int], seed: int = 0) -> dict[int, np.ndarray
     return {i: unit(rng.standard_normal((1 + k % 4, DIM))) for k, i in enumerate(artist_ids)}
 
 
+def test_a_calibration_is_of_all_that_decides_how_much_is_taken_off():
+    assert crowding.CONSTANTS == {"near_share": 0.01, "credit": 2.0, "most_voices": 300, "enough_others": 30}
+
+
 # --- the level ---
 
 
@@ -211,6 +215,18 @@ def test_artists_are_scored_with_voices_and_with_the_cohort():
         assert (between.others.shape, between.cohort.shape) == shapes
 
 
+def test_given_centres_of_artists_are_taken_for_voices_and_for_the_cohort():
+    """A centre that is higher by two spreads makes all norm_scores of that artist lower by one."""
+    templates, starts = np.concatenate([*random_artists([1, 2, 3], seed=2).values()]), np.array([0, 1, 3])
+    parts = singer(0, 2, spread=0.5, seed=3), np.zeros(1, np.int64), templates, starts, COHORT
+    raised = scoring.artist_centres(templates, starts, COHORT) + 2 * COHORT.spread * np.array([0.0, 1.0, 3.0])
+
+    found, plain = score_between(*parts, centres=raised), score_between(*parts)
+
+    np.testing.assert_allclose(found.others, plain.others - [0.0, 1.0, 3.0], atol=1e-4)
+    np.testing.assert_allclose(found.cohort, plain.cohort - [0.0, 1.0, 3.0], atol=1e-4)
+
+
 def test_some_artists_with_some_voices_keep_the_whole_cohort():
     between = Between(np.arange(12.0).reshape(3, 4), 100 + np.arange(8.0).reshape(2, 4))
 
@@ -222,7 +238,9 @@ def test_some_artists_with_some_voices_keep_the_whole_cohort():
 
         assert sorted(found.others.ravel().tolist()) == [1.0, 3.0, 9.0, 11.0]
         assert sorted(found.cohort.ravel().tolist()) == [101.0, 103.0, 105.0, 107.0]
-    assert between.select(np.array([2, 0]), np.array([3, 1])).others.tolist() == [[11.0, 9.0], [3.0, 1.0]]
+    by_place = between.select(np.array([2, 0]), np.array([3, 1]))
+    assert by_place.others.tolist() == [[11.0, 9.0], [3.0, 1.0]]
+    assert by_place.cohort.tolist() == [[103.0, 101.0], [107.0, 105.0]]
 
 
 # --- around artists ---
@@ -246,13 +264,13 @@ def test_around_an_artist_voices_are_counted_and_some_are_credited():
     assert found.tolist() == pytest.approx([math.log10(5 / 2.03), math.log10(4 / 2.03), math.log10(3 / 2.03), 0.0])
 
 
-def test_of_twenty_artists_one_voice_takes_off_little():
-    between = np.where(np.eye(20, dtype=bool), -INF, 0.0)
+def test_beside_thirty_others_one_voice_takes_off_little():
+    between = np.where(np.eye(31, dtype=bool), -INF, 0.0)
     between[1, 0] = between[2, 3] = between[4, 3] = 5.0
 
     found = around(between, 5.0)
 
-    assert found[[0, 3]].tolist() == pytest.approx([0.1, 0.3], abs=0.05)  # as CREDIT says
+    assert found[[0, 3]].tolist() == pytest.approx([0.1, 0.2], abs=0.05)  # as CREDIT says
     assert np.flatnonzero(found).tolist() == [0, 3]
 
 

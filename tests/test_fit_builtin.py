@@ -146,7 +146,8 @@ def test_card_holds_every_figure_of_the_calibration():
     for name, weight in calibration["llr"]["weights"].items():
         assert f"{weight:.3f} {name}" in section
     near = calibration["near"]
-    said = f"others near from a norm_score of {near['artist']:.2f} and an llr of {near['track']:.2f} on"
+    said = f"others near from a norm_score of {near['artist']:.2f} (voices of the cohort: {near['cohort']:.2f}) "
+    said += f"and an llr of {near['track']:.2f} on"
     assert f" {calibration['llr']['intercept']:+.3f}, {said}. Positives: {calibration['llr']['positives']}. " in section
     tail = calibration["tail"]
     shape = f"shape {tail['shape']:.2f}, {tail['shape_low']:.2f} to {tail['shape_high']:.2f}"

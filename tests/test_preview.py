@@ -173,7 +173,7 @@ def test_an_artist_without_consent_has_no_flag_and_that_is_said(artists, run):
     assert [(change.path, change.artist, change.llr) for change in preview.changes] == [("ada.wav", None, None)]
     line, crowding = said
     assert line.startswith("Ada: left out, the consent on record was withdrawn on ")
-    assert crowding.startswith("what the voices that are left out took off the scores of others")
+    assert crowding.startswith("what crowding took off the scores of others is kept")
 
 
 def test_nothing_is_written(artists, run):

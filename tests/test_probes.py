@@ -5,17 +5,25 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))  # scripts import each other by bare name
 
-from probes import ProbeTracks, _repeat
+import probes
+from make_trials import Clip, Model, Test, TrialSet
+from probes import ProbeTracks, _repeat, score_probes
+from trial_audio import AudioItem
+from trial_vectors import ItemVectors
 
+from registry import scoring
 from registry.calibration import Calibration
-from registry.crowding import CREDIT, NEAR_SHARE, Between, NearLevels
+from registry.condense import condense_windows
+from registry.crowding import CREDIT, NEAR_SHARE, Between, NearLevels, voice_scores
 from registry.llr import LlrModel
-from tests.fakes import COHORT_ID, fake_calibration
+from tests.fakes import COHORT_ID, fake_calibration, fake_cohort, singer
 
 N_VOICES = 6
 CALIBRATION = replace(
@@ -77,6 +85,16 @@ def test_the_persons_own_voice_among_them_is_not_counted():
     assert heard.missed(CALIBRATION, 2.0, ALL).tolist() == [0.0, 1.0]
 
 
+@pytest.mark.parametrize(("own_place", "n_near"), [(None, 5), (0, 4), (5, 5)])
+def test_an_artist_stands_in_the_place_of_its_own_voice_or_of_the_last(own_place, n_near):
+    """The first five voices of six are near the track, and beside the artist there are five of the six."""
+    heard = tracks([2.0 + taken_off(n_near, 5) + x for x in (-0.01, 0.01)], near_track=5)
+    if own_place is not None:
+        heard = replace(heard, others=np.where(np.arange(N_VOICES) == own_place, -np.inf, heard.others))
+
+    assert heard.missed(CALIBRATION, 2.0, ALL).tolist() == [1.0, 0.0]
+
+
 def test_what_is_missed_is_a_share_of_galleries():
     heard = tracks([2.0], near_track=1)
     galleries = np.array([[0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5]])
@@ -95,3 +113,50 @@ def test_songs_begin_with_their_clip_and_hold_only_the_persons_clips():
     assert set(song[:, 0].tolist()) == {0.0, 1.0, 2.0}
     assert set(_repeat([], clips[:1], 5, rng)[:, 0].tolist()) == {0.0}
     assert _repeat([clips[1]], [], 5, rng)[:, 0].tolist() == [1.0] * 5
+
+
+def _clip(path: str, person: str) -> Clip:
+    return Clip(path, person, "songs", path, "a site", 10.0)
+
+
+def _item(vectors: np.ndarray) -> ItemVectors:
+    return ItemVectors(vectors, np.ones(len(vectors), np.float32), 20.0, 20.0, fell_back=False)
+
+
+def test_probes_are_scored_with_the_voices_of_a_population_and_with_the_cohort(monkeypatch):
+    """Each track with its own model, of which one is of a person whose voice is among the population's."""
+    everybody = {name: [_clip(f"{name}.wav", name)] for name in ("a-ada", "b-bo", "c-cy")}
+    vectors = {f"{name}.wav": _item(singer(axis, 12, seed=axis)) for axis, name in enumerate(everybody)}
+    # Models in another order than their tests, and than the voices.
+    models, tests = ["x-di", "b-bo"], ["b-bo", "x-di", "b-bo"]
+    vectors |= {f"model {name}.wav": _item(singer(3 + i, 9, spread=0.5, seed=i)) for i, name in enumerate(models)}
+    vectors |= {f"test {i}.wav": _item(singer(5, 9, spread=0.6, seed=20 + i)) for i in range(3)}
+    clips = [_clip(f"model {name}.wav", name) for name in models]
+    clips += [_clip(f"test {i}.wav", name) for i, name in enumerate(tests)]
+    trials = TrialSet(
+        *("set", "A", 1, "all", "", {}, tuple(clips)),
+        models=tuple(Model(name, (i,)) for i, name in enumerate(models)),
+        tests=tuple(Test(2 + i, "mate", AudioItem(f"test {i}.wav")) for i in range(3)),
+    )
+    monkeypatch.setattr(probes, "read_persons", lambda *_: SimpleNamespace(everybody=everybody))
+    monkeypatch.setattr(probes, "embed_items", lambda _, items, *__, **___: {key: vectors[key] for key in items})
+    cohort = scoring.prepare_cohort(fake_cohort().vectors, fake_cohort().person)
+    population = SimpleNamespace(voices=[*everybody])
+
+    found = score_probes(Path(), "A", {"set": trials}, vectors, population, None, cohort, Path())["set", "clip"]
+
+    voices, artists = (
+        [condense_windows(vectors[path].vectors)[0] for path in paths]
+        for paths in ([f"{name}.wav" for name in everybody], [f"model {name}.wav" for name in tests])
+    )
+    assert found.person.tolist() == tests
+    for track, artist in enumerate(artists):
+        one = artist, np.zeros(1, np.int64), cohort
+        for row, voice in enumerate(voices):
+            score = voice_scores(voice, np.zeros(1, np.int64), *one)[0, 0]
+            is_own = (tests[track], row) == ("b-bo", 1)
+            expected = -np.inf if is_own else pytest.approx(score, abs=1e-4)
+            assert found.between.others[row, track] == expected
+            assert np.isneginf(found.others[track, row]) == is_own
+        of_cohort = voice_scores(cohort.vectors, cohort.starts, *one)[:, 0]
+        assert found.between.cohort[:, track] == pytest.approx(of_cohort, abs=1e-4)

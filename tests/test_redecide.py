@@ -249,7 +249,7 @@ def test_an_artist_without_consent_is_left_out_and_that_is_said(artists, run):
     assert [line.partition(" was withdrawn")[0] for line in said] == [
         "Ada: left out, the consent on record",
         "Cy: left out, the consent on record",
-        "what the voices that are left out took off the scores of others (crowding) is kept as it was; `likeness "
+        "what crowding took off the scores of others is kept as it was with those who are left out now; `likeness "
         "batch` examines the tracks without them",
     ]
     assert {match.artist for scan in find_scans(artists, run_id=2) for match in scan.matches} == {"Bo"}
