@@ -28,7 +28,7 @@ from populations import Population
 
 from registry import crowding, scoring
 from registry.calibration import Calibration
-from registry.crowding import Between, score_between
+from registry.crowding import Between, artist_crowding
 from tests.fakes import DIM, crowded, fake_cohort, singer, unit
 from tests.trial_fakes import calibration
 
@@ -119,15 +119,17 @@ def test_single_comparisons_are_of_artists_as_they_crowd_in_galleries_of_a_size(
 
 
 def test_simulated_artists_are_compared_with_as_many_voices_as_the_registry_takes(monkeypatch):
-    """At most ten here, and with fewer artists with all of them."""
-    compared = []
+    """At most ten here, and with fewer artists with all of them; never with their own, and with the cohort."""
+    compared, own = [], []
 
-    def spy(voices, voice_starts, templates, starts, cohort, **given):
-        compared.append((len(voices), len(templates)))
-        return score_between(voices, voice_starts, templates, starts, cohort, **given)
+    def spy(between, near, without=None):
+        compared.append(between.others.shape)
+        own.append(np.argwhere(np.isneginf(between.others)).tolist())
+        assert between.cohort.shape == (24, between.others.shape[1])
+        return artist_crowding(between, near, without)
 
     monkeypatch.setattr(crowding, "MOST_VOICES", 10)
-    monkeypatch.setattr(crowding, "score_between", spy)
+    monkeypatch.setattr(crowding, "artist_crowding", spy)
     cohort = scoring.prepare_cohort(fake_cohort().vectors, fake_cohort().person)
     means = unit(np.random.default_rng(3).standard_normal((8, DIM)))
     heard = heard_strangers([singer(axis, 3, seed=axis) for axis in range(4)], cohort)
@@ -135,6 +137,7 @@ def test_simulated_artists_are_compared_with_as_many_voices_as_the_registry_take
     rows = simulated_rows(calibration(), cohort, means, ["x"] * 8, heard, [5, 12, 20])
 
     assert compared == [(5, 5)] + [(5, 5), (10, 10), (10, 2), (10, 8)] * 3  # the real ones are eight
+    assert own == [[[i, i] for i in range(n) if n == m] for n, m in compared]
     assert [row.trials for row in rows if row.system == "gaussian"] == [f"simulated-{n}@1e-2" for n in (5, 12, 20)]
 
 
