@@ -156,8 +156,9 @@ class Evaluation:
     ----------
     n_models : int
         Persons enrolled.
-    n_enrolled_tracks, n_abstained : int
-        Files that models were to be made of, and files with too little voice among all.
+    n_enrolled_tracks, n_tested, n_abstained : int
+        Files that models were to be made of, other genuine files of the same persons, and files with too little voice
+        among all.
     n_stranger_persons, n_stranger_tracks : int
         Genuine tracks, each tried with all persons but its own.
     too_few : str or None
@@ -173,6 +174,7 @@ class Evaluation:
     n_models: int
     n_tracks: int
     n_enrolled_tracks: int
+    n_tested: int
     n_clones: int
     n_abstained: int
     n_stranger_persons: int
@@ -213,6 +215,7 @@ def evaluate(scores: TrialScores, calibration: Calibration, budgets: Sequence[fl
         n_models=n_models,
         n_tracks=len(scores.track_person),
         n_enrolled_tracks=int(scores.is_enrolled.sum()),
+        n_tested=len(scores.targets(clones=False)),
         n_clones=int(scores.is_clone.sum()),
         n_abstained=int(scores.abstains.sum()),
         n_stranger_persons=len(np.unique(scores.track_person[strangers])),

@@ -50,10 +50,9 @@ def _row(figure: str, of: str, at: str, value: Figure, scale: float) -> dict[str
 
 def summary_lines(evaluation: Evaluation) -> list[str]:
     """What was heard and by what it was judged, as sentences."""
-    n_tested = sum(targets.n_tracks for targets in evaluation.targets if targets.kind == "genuine")
     lines = [
         f"{evaluation.n_persons} persons, {evaluation.n_tracks} recordings: {evaluation.n_models} persons enrolled "
-        f"from {evaluation.n_enrolled_tracks} recordings, {n_tested} other recordings of theirs tested, "
+        f"from {evaluation.n_enrolled_tracks} recordings, {evaluation.n_tested} other recordings of theirs tested, "
         f"{evaluation.n_clones} clones; {evaluation.n_stranger_tracks} recordings of {evaluation.n_stranger_persons} "
         "persons tried with everybody else",
         f"{evaluation.n_abstained} recordings have too little voice: never flagged, and left out of Cllr",

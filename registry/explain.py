@@ -288,7 +288,7 @@ def explanation_text(found: Explanation) -> str:
     lines += _block("threshold", f"{_llr(found.threshold)}: {printable(found.threshold_source)}")
     if found.steps is not None:
         lines += _block("ranking", *_ranking_lines(found))
-    return "\n".join([*lines, *_block("verdict", f"{found.verdict}: {printable(found.reason)}")])
+    return "\n".join([*lines, *_block("verdict", f"track {found.verdict}: {printable(found.reason)}")])
 
 
 def _in_short(found: Explanation) -> str:

@@ -105,7 +105,9 @@ def copy_scans(store: Store, run_id: int, decisions: Iterable[Decision], *, with
     )
     store.db.execute(
         "INSERT INTO matches (scan_id, rank, artist_id, score, norm_score, llr, taken_off, evidence, flagged) "
-        "SELECT d.copy_id, m.rank, m.artist_id, m.score, m.norm_score, m.llr, m.taken_off, m.evidence, "
+        # Ranks anew: somebody may be left out.
+        "SELECT d.copy_id, ROW_NUMBER() OVER (PARTITION BY scan_id ORDER BY m.rank), "
+        "m.artist_id, m.score, m.norm_score, m.llr, m.taken_off, m.evidence, "
         "m.rank IN (SELECT value FROM json_each(d.flagged)) FROM temp.decided d JOIN matches m USING (scan_id) "
         "WHERE m.artist_id NOT IN (SELECT value FROM json_each(?))",
         [json.dumps(list(without))],

@@ -283,7 +283,8 @@ def _neighbour_lines(standing: Standing) -> list[str]:
     if not standing.neighbours:
         return ["Nearest enrolled neighbours: there is nobody to compare with"]
     lines = [
-        f"Nearest enrolled neighbours; * reaches the threshold {threshold.llr:.2f} ({printable(threshold.source)}):"
+        f"Nearest enrolled neighbours, nothing taken off; * reaches the threshold {threshold.llr:.2f} "
+        f"({printable(threshold.source)}):"
     ]
     for one in standing.neighbours:
         mark = "*" if one.reaches_threshold else " "
@@ -322,9 +323,10 @@ def _lookalike_lines(standing: Standing) -> list[str]:
 def _expected_lines(standing: Standing) -> list[str]:
     if standing.song_threshold is None or not standing.expected:
         return []
+    off = f", {standing.taken_off:.2f} taken off first," if standing.taken_off else ""
     return [
-        f"Share of tracks that the present threshold {standing.song_threshold.llr:.2f} found, measured on other voices "
-        f"({printable(str(standing.measured_on))}), no promise for this one:",
+        f"Share of tracks that the present threshold {standing.song_threshold.llr:.2f}{off} found, measured on other "
+        f"voices ({printable(str(standing.measured_on))}), no promise for this one:",
         *(f"  {share.found_percent:3d} %  {printable(share.heard)}" for share in standing.expected),
     ]
 

@@ -84,7 +84,7 @@ def test_show_names_the_nearest_neighbours_and_what_would_help(enrolled):
     first, second = (one["llr"] for one in artist["neighbours"])
     assert first >= artist["neighbours_threshold"]["llr"] > second
     lines = shown.stdout.split("\n\n")[1].splitlines()
-    assert lines[0].startswith("Nearest enrolled neighbours; * reaches the threshold 1.")
+    assert lines[0].startswith("Nearest enrolled neighbours, nothing taken off; * reaches the threshold 1.")
     assert lines[1].startswith(f" *1. Cy: log10 likelihood ratio {first:+.2f}, norm score ")
     assert lines[2] == f"     {artist['neighbours'][0]['likeness']}"
     assert lines[3].startswith(f"  2. Bo: log10 likelihood ratio {second:+.2f}, ")

@@ -202,7 +202,9 @@ def test_decide_prints_the_counts_before_and_after(examined):
     ]
     first, head = result.stderr.splitlines()
     assert re.fullmatch(
-        r"run 2: run 1 decided again with a budget of 0\.01 %; 0 flags come, 2 go; threshold \d\.\d\d", first
+        r"run 2: run 1 decided again with a budget of 0\.01 %; 0 flags come, 2 go; threshold \d\.\d\d: false-flag "
+        r"budget 0\.01 % over 2 artists; .*",
+        first,
     )
     assert re.fullmatch(r"audit head \d+ [0-9a-f]{64}", head)
     entries = json.loads(examined("audit", "show", "--json", "--last", "2").stdout)

@@ -41,7 +41,7 @@ def test_it_is_text_for_a_person_and_nothing_is_kept(enrolled):
     assert any(
         line.startswith("           nearest to 0:0") and f"{enrolled.folder}/Ada/song-" in line for line in lines
     )
-    assert lines[-1].startswith("verdict    flagged: the best of 2 artists has")
+    assert lines[-1].startswith("verdict    track flagged: the best of 2 artists has")
     assert enrolled.rows("SELECT * FROM scans") == enrolled.rows("SELECT * FROM tracks") == []
 
 
@@ -66,7 +66,7 @@ def test_too_little_voice_is_said(enrolled):
 
     assert result.exit_code == 0
     assert result.stdout.startswith(f"{path}, and Ada: nothing is said, for 0.0 s of voice found, at least 1.5 s")
-    assert result.stdout.splitlines()[-1].startswith("verdict    abstained: ")
+    assert result.stdout.splitlines()[-1].startswith("verdict    track abstained: ")
 
 
 def test_csv_has_one_row(enrolled):

@@ -261,6 +261,8 @@ def test_too_few_persons_get_no_rates():
     assert found.too_few == "4 of at least 5 persons with recordings to enroll and others to test"
     assert (found.targets, found.budgets, found.sizes, found.persons, found.false_flags) == ([], [], [], [], [])
     assert (found.n_persons, found.n_tracks, found.n_stranger_tracks) == (4, 24, 24)
+    assert (found.n_enrolled_tracks, found.n_tested) == (12, 12)
+    assert "enrolled from 12 recordings, 12 other recordings of theirs tested" in evaluation_text(found)
     assert evaluation_text(found).endswith("no rates are given: " + found.too_few)
 
 

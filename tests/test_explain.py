@@ -189,7 +189,7 @@ def test_too_little_voice_is_the_whole_explanation(artists, matcher):
         "",
         "voice      1.0 s in 6.0 s (17 %), 2 windows; at least 1.5 s is needed",
         "threshold  2.00: false-flag budget 3 % over 3 artists; made up for tests",
-        "verdict    abstained: 1.0 s of voice found, at least 1.5 s is needed",
+        "verdict    track abstained: 1.0 s of voice found, at least 1.5 s is needed",
     ]
 
 

@@ -214,7 +214,7 @@ def decide(
             raise
         note(
             f"run {found.run_id}: run {found.decided_from} decided again with a budget of {_percent(share)}; "
-            f"{found.came} flags come, {found.went} go; threshold {found.threshold:.2f}"
+            f"{found.came} flags come, {found.went} go; threshold {found.threshold:.2f}: {found.threshold_source}"
         )
         if output_path is not None:
             write_done(store, found.run_id, output_path, write)
