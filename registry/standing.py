@@ -271,7 +271,7 @@ def expected_text(standing: Standing) -> str:
         return ""
     shares = ", ".join(f"{share.found_percent} % of {share.heard}" for share in standing.expected)
     return (
-        f"the present threshold {standing.song_threshold.llr:.2f} found {shares}; measured on other voices "
+        f"{_threshold_in_words(standing)} found {shares}; measured on other voices "
         f"({standing.measured_on}), no promise for this one"
     )
 
@@ -323,12 +323,18 @@ def _lookalike_lines(standing: Standing) -> list[str]:
 def _expected_lines(standing: Standing) -> list[str]:
     if standing.song_threshold is None or not standing.expected:
         return []
-    off = f", {standing.taken_off:.2f} taken off first," if standing.taken_off else ""
     return [
-        f"Share of tracks that the present threshold {standing.song_threshold.llr:.2f}{off} found, measured on other "
-        f"voices ({printable(str(standing.measured_on))}), no promise for this one:",
+        f"Share of tracks that {_threshold_in_words(standing)} found, measured on other voices "
+        f"({printable(str(standing.measured_on))}), no promise for this one:",
         *(f"  {share.found_percent:3d} %  {printable(share.heard)}" for share in standing.expected),
     ]
+
+
+def _threshold_in_words(standing: Standing) -> str:
+    """That which `expected` is at, and what the artist's llrs are lower by before they are held against it."""
+    assert standing.song_threshold is not None
+    off = f", {standing.taken_off:.2f} taken off first," if standing.taken_off else ""
+    return f"the present threshold {standing.song_threshold.llr:.2f}{off}"
 
 
 def _threshold_dict(threshold: Threshold | None) -> dict[str, Any] | None:
